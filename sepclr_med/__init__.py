@@ -1,0 +1,36 @@
+"""Contrastive analysis of clinical neuroimaging cohorts.
+
+What varies among patients that does not vary among controls, and what does it mean clinically? Manifest -> volumes ->
+model -> embeddings -> analysis. Names below are loaded on first use, so that tables never pay for torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "assign_splits": "cohort.splits",
+    "check_cohort": "cohort.preflight",
+    "embed": "embedding",
+    "evaluate": "analysis.separation",
+    "find_images": "cohort.bids",
+    "fit": "training",
+    "load_config": "config",
+    "read_manifest": "cohort.manifest",
+    "run_recipe": "pipeline",
+    "simulate": "cohort.simulation",
+    "write_manifest": "cohort.manifest",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sepclr_med' has no attribute '{name}'")
+    return getattr(import_module(f"sepclr_med.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,338 @@
+"""The configuration: defaults below, a recipe over them, ``--set section.key=value`` over both.
+
+Every field says what it is, in which unit, and the default is the setting of the medical recipes unless a comment
+names another source. Models are frozen and unknown keys are refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sepclr_med.errors import ConfigError, Problem, did_you_mean
+
+
+class Section(BaseModel):
+    """Common behaviour of all sections: frozen, unknown keys refused, field docstrings kept for the schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class BidsConfig(Section):
+    """A BIDS folder that becomes the manifest (the options of ``sepclr-med manifest``)."""
+
+    root: str
+    """The BIDS folder, absolute or relative to the recipe."""
+    suffix: str = "T1w"
+    """BIDS suffix of the images, such as ``T1w`` or ``probseg``."""
+    derivative: str | None = None
+    """Name of a folder under ``derivatives/``; none means the raw images."""
+    entities: dict[str, str] = {}
+    """Entities an image must carry, such as ``{label: GM, desc: mod}``."""
+    diagnosis_column: str | None = None
+    """Column of participants.tsv with the diagnosis; none means ``diagnosis`` or the usual names for it."""
+    rename: dict[str, str] = {}
+    """Columns to rename, table's name to manifest's name."""
+
+
+class SplitConfig(Section):
+    """How participants are divided when the manifest has no ``split`` column."""
+
+    test_size: float = Field(0.2, ge=0, lt=1)
+    """Share of participants held out for the final figures."""
+    val_size: float = Field(0.1, ge=0, lt=1)
+    """Share of participants for validation during training."""
+    stratify: list[str] = ["diagnosis", "site"]
+    """Columns whose joint distribution the parts should share; absent columns are passed over."""
+    leave_site_out: str | None = None
+    """Name of one site that is the test set as a whole."""
+    seed: int = 0
+    """Seed of the division."""
+
+
+class CohortConfig(Section):
+    """Which images, and who belongs to which group."""
+
+    manifest: str | None = None
+    """Manifest file, absolute or relative to the recipe."""
+    bids_root: str | None = None
+    """Folder that image paths are relative to; none means the manifest's folder."""
+    bids: BidsConfig | None = None
+    """A BIDS folder to read instead of a manifest."""
+    simulate: dict[str, Any] | None = None
+    """Arguments of :func:`sepclr_med.simulate` to make the cohort instead of reading one."""
+    background: list[str] = ["control"]
+    """Values of ``diagnosis`` that are controls."""
+    target: list[str] = ["patient"]
+    """Values of ``diagnosis`` that are patients."""
+    split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CohortConfig:
+        given = [name for name in ("manifest", "bids", "simulate") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one source of the cohort, not {' and '.join(given)}")
+        both = sorted(set(self.background) & set(self.target))
+        if both:
+            raise ValueError(f"diagnosis {', '.join(both)} is in both background and target")
+        return self
+
+
+class VolumesConfig(Section):
+    """Deterministic preprocessing and its cache."""
+
+    preset: Literal["t1w", "vbm"] = "vbm"
+    """``t1w``: raw or skull-stripped T1w; ``vbm``: modulated grey-matter maps in template space."""
+    transforms: list[dict[str, Any]] | None = None
+    """MONAI dictionary transforms that replace the preset, each ``{name: ..., argument: value}``."""
+    spacing: float = Field(3.0, gt=0)
+    """Voxel size in mm."""
+    spatial_size: list[int] | None = None
+    """Voxels per axis; none means the template's brain box at ``spacing``, rounded up to a multiple of 8."""
+    standardise: Literal["none", "voxelwise"] = "voxelwise"
+    """``voxelwise``: subtract mean and divide by standard deviation of the training background, per voxel."""
+    cache_dir: str | None = None
+    """Folder of preprocessed volumes; none means ``cache`` beside the run folder, shared by runs there."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What an unreadable image does: stop with all of them named, or skip them, named and counted."""
+    n_jobs: int = -1
+    """Images preprocessed at a time; -1 means one per core."""
+
+
+class ViewsConfig(Section):
+    """Random views. Each part is applied to a volume with its probability; ranges are symmetric about no change."""
+
+    affine: float = Field(1.0, ge=0, le=1)
+    """Probability of a random rotation, scaling and shift."""
+    rotation: float = Field(8.0, ge=0, le=180)
+    """Largest rotation about each axis, in degrees."""
+    scaling: float = Field(0.08, ge=0, lt=1)
+    """Largest relative change of size per axis."""
+    translation: float = Field(0.05, ge=0, lt=1)
+    """Largest shift per axis, as a share of the volume's extent."""
+    flip: float = Field(0.0, ge=0, le=1)
+    """Probability of a left-right flip; off by default because brains are asymmetric."""
+    crop: float = Field(0.0, ge=0, le=1)
+    """Probability of a crop resized to the full grid."""
+    crop_scale: float = Field(0.8, gt=0, le=1)
+    """Smallest edge of that crop, as a share of the volume's edge."""
+    intensity: float = Field(0.5, ge=0, le=1)
+    """Probability of a random scale and shift of intensities."""
+    intensity_scale: float = Field(0.1, ge=0, lt=1)
+    """Largest relative change of intensities."""
+    intensity_shift: float = Field(0.1, ge=0)
+    """Largest shift, in standard deviations of the volume."""
+    gamma: float = Field(0.0, ge=0, le=1)
+    """Probability of a gamma change."""
+    gamma_range: float = Field(0.3, ge=0)
+    """Largest absolute logarithm of gamma."""
+    bias_field: float = Field(0.0, ge=0, le=1)
+    """Probability of a smooth multiplicative field."""
+    bias_strength: float = Field(0.3, ge=0)
+    """Largest absolute logarithm of that field."""
+    noise: float = Field(0.5, ge=0, le=1)
+    """Probability of added Gaussian noise."""
+    noise_std: float = Field(0.1, ge=0)
+    """Largest standard deviation of the noise, in standard deviations of the volume."""
+    blur: float = Field(0.0, ge=0, le=1)
+    """Probability of Gaussian blur."""
+    blur_sigma: float = Field(1.0, gt=0)
+    """Largest sigma of the blur, in voxels."""
+    cutout: float = Field(0.5, ge=0, le=1)
+    """Probability of one box set to zero."""
+    cutout_size: float = Field(0.25, gt=0, le=1)
+    """Edge of that box, as a share of the volume's edge."""
+
+
+class MethodConfig(Section):
+    """The contrastive objective (Louiset et al., ICLR 2024)."""
+
+    name: Literal["sepclr"] = "sepclr"
+    common_dim: int = Field(32, ge=1)
+    """Size of the common representation."""
+    salient_dim: int = Field(32, ge=1)
+    """Size of the salient representation."""
+    temperature: float = Field(0.5, gt=0)
+    """Bandwidth of the Gaussian kernels, the paper's tau."""
+    w_salient: float = Field(1.0, ge=0)
+    """Weight of the salient term (chest X-ray and fundus setting of the paper)."""
+    w_null: float = Field(10.0, ge=0)
+    """Weight of the pull of background salient heads to the null vector."""
+    w_joint: float = Field(10.0, ge=0)
+    """Weight of the joint entropy term (k-JEM)."""
+
+
+class NetworkConfig(Section):
+    """Encoders and heads."""
+
+    backbone: Literal["small", "resnet10", "resnet18", "resnet50", "densenet121"] = "resnet18"
+    """One encoder per space; ``small`` trains on a CPU."""
+    spatial_dims: Literal[2, 3] = 3
+    """3 for volumes, 2 for images."""
+    width: int = Field(8, ge=1)
+    """Channels of the first stage of ``small``."""
+    head_hidden: int = Field(128, ge=1)
+    """Hidden units of the heads."""
+
+
+class TrainingConfig(Section):
+    """The optimisation."""
+
+    epochs: int = Field(100, ge=1)
+    """Passes over the larger group."""
+    batch_size: int = Field(64, ge=4)
+    """Participants' images per step, half of them background."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak of the schedule: linear warm-up, then cosine to zero."""
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises."""
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """``auto``: bf16-mixed on GPUs that have it, 32-true elsewhere."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of torch; none leaves its own choice."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, batches and views."""
+    validate_every: int = Field(5, ge=1)
+    """Epochs between looks at the validation part."""
+
+
+class EvaluationConfig(Section):
+    """The first look at what the spaces hold."""
+
+    variables: list[str] | None = None
+    """Columns to probe; none means the diagnosis and every column with enough values."""
+    n_bootstrap: int = Field(1000, ge=0)
+    """Resamples of participants behind each interval."""
+    voxel_pca_components: int = Field(32, ge=1)
+    """Components of the voxel baseline, fitted on training rows."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which weights embed: ``best`` has the lowest validation loss."""
+    seed: int = 0
+
+
+class Config(Section):
+    """Everything a run depends on.
+
+    Examples
+    --------
+    >>> Config().training.epochs
+    100
+    >>> load_config(overrides=["training.epochs=5"]).training.epochs
+    5
+    """
+
+    cohort: CohortConfig = CohortConfig()
+    volumes: VolumesConfig = VolumesConfig()
+    views: ViewsConfig = ViewsConfig()
+    method: MethodConfig = MethodConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def load_config(recipe: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a recipe over the defaults, then ``section.key=value`` overrides over both.
+
+    Parameters
+    ----------
+    recipe : path or None, default=None
+        YAML file that lists only what differs from the defaults.
+    overrides : iterable of str, default=()
+        Assignments such as ``training.epochs=5``; values are read as YAML.
+
+    Returns
+    -------
+    Config
+        Frozen.
+
+    Raises
+    ------
+    ConfigError
+        With every unknown key (and the nearest known one) and every value out of range.
+    """
+    source = str(recipe) if recipe is not None else "configuration"
+    values = read_yaml(recipe) if recipe is not None else {}
+    for assignment in overrides:
+        _assign(values, assignment)
+    return parse_config(values, source)
+
+
+def parse_config(values: dict[str, Any], source: str = "configuration") -> Config:
+    """Build a :class:`Config` from a plain dictionary, with all its problems at once.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`load_config`.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(detail, source) for detail in error.errors()]
+    raise ConfigError(f"{source}: {len(problems)} problem(s) in the configuration", problems)
+
+
+def dump_config(config: Config) -> str:
+    """Return the whole resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; anything else is a :class:`ConfigError`."""
+    fix = "see pipelines/ for recipes that work"
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as YAML", [Problem(said, file=str(path), fix=fix)]) from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(
+            f"{path}: not a recipe", [Problem("expected sections with keys", got=type(values).__name__, fix=fix)]
+        )
+    return values or {}
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        wrong = Problem("not an assignment", got=assignment, allowed="section.key=value", fix="--set training.epochs=5")
+        raise ConfigError("--set: cannot be understood", [wrong])
+    for part in path[:-1]:
+        inner = values.get(part)
+        values[part] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[part]
+    try:
+        values[path[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values[path[-1]] = text
+
+
+def _problem(detail: Any, source: str) -> Problem:
+    path = [str(part) for part in detail["loc"]]
+    name = ".".join(path) or "configuration"
+    if detail["type"] == "extra_forbidden":
+        known = list(_fields_at(path[:-1]))
+        hint = did_you_mean(path[-1], known)
+        return Problem(f"unknown key {name}", file=source, allowed=", ".join(known), fix=hint or "remove it")
+    return Problem(f"{name}: {detail['msg'].removeprefix('Value error, ')}", file=source, got=str(detail["input"])[:80])
+
+
+def _fields_at(path: list[str]) -> Iterable[str]:
+    model: type[BaseModel] = Config
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = (getattr(field.annotation, "__args__", ()) or (field.annotation,)) if field else ()
+        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not models:
+            return ()
+        model = models[0]
+    return model.model_fields

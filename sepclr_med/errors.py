@@ -1,0 +1,118 @@
+"""What goes wrong on the user's side, said once and in one form.
+
+Every problem names where it is, what was found, what is allowed and how to mend it. The command line prints the
+message of a :class:`UserError` without a traceback and exits with code 1; anything else is a defect of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+SHOWN_PROBLEMS = 30
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing the user can mend.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, in plain words.
+    file, column, participant_id : str, default=""
+        Where: the file, the column and the participant concerned.
+    row : int or None, default=None
+        Row of the table as a spreadsheet shows it: the header is row 1, the first image row 2.
+    got, allowed, fix : str, default=""
+        What was found, what is accepted, what to do.
+    code : str, default=""
+        Short machine-readable name such as ``missing_file``.
+    severity : {"error", "warning", "info"}, default="error"
+        Errors must be mended before training; warnings must be understood.
+
+    Examples
+    --------
+    >>> print(Problem("value is not a number", file="a.tsv", row=3, column="age", got="old", allowed="years or n/a"))
+    a.tsv, row 3, column "age": value is not a number; got "old"; allowed: years or n/a
+    """
+
+    message: str
+    file: str = ""
+    row: int | None = None
+    column: str = ""
+    participant_id: str = ""
+    got: str = ""
+    allowed: str = ""
+    fix: str = ""
+    code: str = ""
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        where = [
+            self.file,
+            f"row {self.row}" if self.row is not None else "",
+            self.participant_id,
+            f'column "{self.column}"' if self.column else "",
+        ]
+        what = [
+            self.message,
+            f'got "{self.got}"' if self.got else "",
+            f"allowed: {self.allowed}" if self.allowed else "",
+            f"fix: {self.fix}" if self.fix else "",
+        ]
+        place = ", ".join(part for part in where if part)
+        said = "; ".join(part for part in what if part)
+        return f"{place}: {said}" if place else said
+
+
+class UserError(ValueError):
+    """A problem in the user's data, table, configuration or disk, not in the program."""
+
+
+class ProblemsError(UserError):
+    """Several problems found in one pass, reported together.
+
+    Parameters
+    ----------
+    summary : str
+        One line that says what was read and how many problems there are.
+    problems : iterable of Problem
+        All of them; the message shows the first 30 and counts the rest.
+    """
+
+    def __init__(self, summary: str, problems: Iterable[Problem]):
+        self.problems: Sequence[Problem] = tuple(problems)
+        lines = [summary, *(f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS])]
+        if len(self.problems) > SHOWN_PROBLEMS:
+            lines.append(f"  ... and {len(self.problems) - SHOWN_PROBLEMS} more")
+        super().__init__("\n".join(lines))
+
+
+class ManifestError(ProblemsError):
+    """A manifest, or a BIDS folder that should become one, cannot be used as it is."""
+
+
+class ConfigError(ProblemsError):
+    """A recipe or a ``--set`` value is not a valid configuration."""
+
+
+class VolumeError(ProblemsError):
+    """Images that cannot be read or preprocessed."""
+
+
+class RunError(UserError):
+    """A run folder or checkpoint that cannot be used for what was asked."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint naming the nearest known word, or an empty string.
+
+    Examples
+    --------
+    >>> did_you_mean("epoch", ["epochs", "batch_size"])
+    'did you mean "epochs"?'
+    """
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"?' if close else ""

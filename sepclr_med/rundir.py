@@ -1,0 +1,144 @@
+"""The one place that names files in a run folder, and writes them so that a crash never leaves half a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sepclr_med.errors import RunError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name in the same folder; rename it to ``path`` if the block succeeds, delete it if not.
+
+    Raises
+    ------
+    RunError
+        When the folder cannot be written or the disk is full, naming the file and the reason.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        _flush(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be written: {error.strerror or error}; free space or choose another folder, then run "
+            "the same command again"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file atomically, UTF-8 with LF line ends."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write JSON atomically, indented, keys in the order given."""
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> Path:
+    """Write a TSV atomically: tab, UTF-8, LF, ``n/a`` for missing, floats as ``%.8g``."""
+    with atomic_path(path) as temporary:
+        table.to_csv(
+            temporary, sep="\t", index=False, na_rep="n/a", float_format="%.8g", lineterminator="\n", encoding="utf-8"
+        )
+    return Path(path)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Names of everything in one run folder.
+
+    Examples
+    --------
+    >>> RunDir("runs/demo").separation.as_posix()
+    'runs/demo/analysis/separation.tsv'
+    """
+
+    root: str | Path
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return Path(self.root)
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, commands, seed, hardware, hashes and times."""
+        return self.path / "provenance.json"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.path / "history.tsv"
+
+    @property
+    def progress(self) -> Path:
+        """The training curves."""
+        return self.path / "progress.png"
+
+    @property
+    def embeddings(self) -> Path:
+        """The BIDS derivative."""
+        return self.path / "embeddings"
+
+    @property
+    def separation(self) -> Path:
+        """The table that ``evaluate`` writes."""
+        return self.path / "analysis" / "separation.tsv"
+
+    def part(self, split: str) -> Path:
+        """The rows of one split, ``train``, ``val`` or ``test``."""
+        return self.path / "data" / f"{split}.tsv"
+
+    def checkpoint(self, which: str = "last") -> Path:
+        """The weights, ``last`` or ``best``."""
+        return self.path / "checkpoints" / f"{which}.safetensors"
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
