@@ -19,7 +19,7 @@ _HOMES = {
     "load_config": "config",
     "read_manifest": "cohort.manifest",
     "run_recipe": "pipeline",
-    "simulate": "cohort.simulation",
+    "simulate": "cohort.simulate",
     "write_manifest": "cohort.manifest",
 }
 
