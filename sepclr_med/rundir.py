@@ -124,9 +124,19 @@ class RunDir:
         """The table that ``evaluate`` writes."""
         return self.path / "analysis" / "separation.tsv"
 
+    @property
+    def manifest(self) -> Path:
+        """The whole manifest of the run, in its own order."""
+        return self.path / "data" / "manifest.tsv"
+
     def part(self, split: str) -> Path:
         """The rows of one split, ``train``, ``val`` or ``test``."""
         return self.path / "data" / f"{split}.tsv"
+
+    @property
+    def voxel_pca(self) -> Path:
+        """The plain baseline, fitted on training rows."""
+        return self.path / "checkpoints" / "voxel_pca.safetensors"
 
     def checkpoint(self, which: str = "last") -> Path:
         """The weights, ``last`` or ``best``."""

@@ -1,0 +1,124 @@
+"""Checkpoints: what training needs to go on, and embedding to begin.
+
+A checkpoint is one safetensors file: weights, optimiser moments and the fitted standardisation as tensors, everything
+else (epoch, history, configuration, manifest hash) as JSON in its header. One file makes the write atomic; nothing is
+pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sepclr_med.config import Config
+from sepclr_med.errors import RunError
+from sepclr_med.networks import SepCLRNetwork
+from sepclr_med.rundir import atomic_path, write_json
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors and JSON state into one file, atomically, and a readable copy of the state beside it.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.safetensors``.
+    tensors : mapping of str to Tensor
+    state : mapping
+        JSON-ready.
+
+    Raises
+    ------
+    RunError
+        When the folder cannot be written or the disk is full; the previous checkpoint stays.
+    """
+    arrays = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(arrays, temporary, metadata={"state": json.dumps(state)})
+        except SafetensorError as error:
+            raise OSError(None, " ".join(str(error).split())) from None
+    write_json(path.with_suffix(".json"), state)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_checkpoint` wrote.
+
+    Raises
+    ------
+    RunError
+        When the file is absent, truncated or not a checkpoint.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such checkpoint; train first with `sepclr-med fit MANIFEST RUN_DIR`")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            state = json.loads(stream.metadata()["state"])
+            return {name: stream.get_tensor(name) for name in stream.keys()}, state  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise RunError(
+            f"{path}: not a readable checkpoint ({said}); delete it and run the same command again"
+        ) from None
+
+
+def weights_id(weights: Mapping[str, Tensor]) -> str:
+    """Return a short name of a set of weights: the first 12 hex digits of their SHA-256.
+
+    Examples
+    --------
+    >>> weights_id({"a": torch.zeros(2)}) == weights_id({"a": torch.zeros(2)})
+    True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's moments as named tensors."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"optimiser.{index}.{name}": torch.as_tensor(value)
+        for index, moments in state.items()
+        for name, value in moments.items()
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the moments of :func:`optimiser_tensors` back."""
+    whole = optimiser.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({**whole, "state": state})
+
+
+def build_network(config: Config, in_channels: int = 1) -> SepCLRNetwork:
+    """Return the untrained network that a configuration describes."""
+    return SepCLRNetwork(
+        config.network.backbone,
+        config.method.common_dim,
+        config.method.salient_dim,
+        config.network.spatial_dims,
+        in_channels,
+        config.network.width,
+        config.network.head_hidden,
+    )
+
+
+def network_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the network's part of a checkpoint."""
+    return {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}

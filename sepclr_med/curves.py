@@ -1,0 +1,58 @@
+"""The picture of a training in progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from sepclr_med.rundir import atomic_path
+
+PANELS = {
+    "objective": ["total"],
+    "common space": ["common_alignment", "common_uniformity"],
+    "salient space": ["salient_alignment", "salient_uniformity", "null_salient"],
+    "joint entropy": ["joint_entropy"],
+    "mean norm of the salient head": ["salient_norm_background", "salient_norm_target"],
+    "learning rate": ["learning_rate"],
+}
+# Okabe and Ito's colours stay apart for colour-blind readers.
+COLOURS = ["#0072B2", "#D55E00", "#009E73"]
+
+
+def draw_progress(history: pd.DataFrame, path: Path) -> Path:
+    """Draw every logged quantity against the epoch, training solid and validation dashed.
+
+    Parameters
+    ----------
+    history : DataFrame
+        One row per epoch with ``epoch``, ``train_*``, ``val_*`` and ``learning_rate``.
+    path : Path
+        PNG, written atomically.
+
+    Returns
+    -------
+    Path
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
+        for name, colour in zip(names, COLOURS, strict=False):
+            label = name.removeprefix("salient_norm_").replace("_", " ")
+            train = name if name in history else f"train_{name}"
+            axes.plot(history["epoch"], history[train], color=colour, label=label, linewidth=1.8)
+            if f"val_{name}" in history and history[f"val_{name}"].notna().any():
+                seen = history[history[f"val_{name}"].notna()]
+                axes.plot(
+                    seen["epoch"], seen[f"val_{name}"], "--o", color=colour, label=f"{label}, validation", markersize=3
+                )
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if title != "learning rate":
+            axes.legend(fontsize=8, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return path

@@ -1,0 +1,149 @@
+"""``embed``: from images to one row per image, the bridge back to the table world."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights
+from sepclr_med.cohort.embeddings import ID_COLUMNS, write_embeddings
+from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.config import Config
+from sepclr_med.errors import RunError
+from sepclr_med.progress import report_progress
+from sepclr_med.provenance import record_step
+from sepclr_med.rundir import RunDir
+from sepclr_med.runs import cache_folder, read_config
+from sepclr_med.volumes.cache import cache_volumes
+from sepclr_med.volumes.reader import VolumeReader
+from sepclr_med.volumes.standardisation import Standardisation
+from sepclr_med.volumes.voxel_pca import VoxelPCA
+
+
+def embed(
+    run_dir: str | Path,
+    manifest: pd.DataFrame | None = None,
+    output_dir: str | Path | None = None,
+    checkpoint: str | None = None,
+    batch_size: int = 64,
+    cache_dir: str | Path | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Embed images with a trained run and write the tables as a BIDS derivative.
+
+    Needs the run folder only, not the training images.
+
+    Parameters
+    ----------
+    run_dir : path
+        Folder that ``fit`` made.
+    manifest : DataFrame or None, default=None
+        Images to embed; none means the run's own cohort, all splits.
+    output_dir : path or None, default=None
+        None means ``RUN_DIR/embeddings``.
+    checkpoint : {"last", "best"} or None, default=None
+        None means ``evaluation.checkpoint`` of the run.
+    batch_size : int, default=64
+        Images per forward pass; it does not change the result.
+    cache_dir : path or None, default=None
+        Folder of preprocessed volumes; none means the run's.
+
+    Returns
+    -------
+    dict of {"common", "salient", "voxel_pca"} to DataFrame
+        In the manifest's order; columns ``participant_id session_id split fold model_id`` and one per factor. ``split``
+        is ``train`` for every participant the model was trained on, whatever the manifest says.
+
+    Raises
+    ------
+    RunError
+        When the run has no finished training or the output cannot be written.
+    VolumeError
+        When images cannot be read and ``volumes.on_error`` is ``stop``.
+    """
+    started = datetime.now(timezone.utc)
+    run = RunDir(run_dir)
+    config = read_config(run)
+    own = manifest is None
+    manifest = read_manifest(run.manifest) if own else manifest
+    which = checkpoint or config.evaluation.checkpoint
+    tensors, facts = load_checkpoint(run.checkpoint(which))
+    if which == "last" and facts["epoch"] < config.training.epochs:
+        raise RunError(
+            f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
+            "same `sepclr-med fit` command, or embed with --checkpoint best"
+        )
+    folder = Path(cache_dir) if cache_dir else cache_folder(run, config)
+    cached = cache_volumes(manifest, config.volumes, folder, config.network.spatial_dims)
+    kept = np.flatnonzero(cached.rows >= 0)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
+    read = VolumeReader(cached, _saved_standardisation(tensors), device)
+    factors = _embed_rows(run, config, tensors, facts["in_channels"], read, kept, batch_size)
+    ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
+    tables = {
+        space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)
+        for space, values in factors.items()
+    }
+    written = {
+        "Checkpoint": which,
+        "Epochs": facts["epoch"],
+        "Method": config.method.model_dump(mode="json"),
+        "Backbone": config.network.backbone,
+        "Seed": config.training.seed,
+    }
+    write_embeddings(tables, Path(output_dir) if output_dir else run.embeddings, written)
+    skipped = [str(problem) for problem in cached.problems]
+    counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "skipped_images": skipped}
+    record_step(run.provenance, "embed", started, counts)
+    return tables
+
+
+@torch.inference_mode()
+def _embed_rows(
+    run: RunDir,
+    config: Config,
+    tensors: dict[str, torch.Tensor],
+    in_channels: int,
+    read: VolumeReader,
+    rows: np.ndarray,
+    batch_size: int,
+) -> dict[str, np.ndarray]:
+    """Return the representations and the baseline's scores of these manifest rows, in order, in float32."""
+    network = build_network(config, in_channels)
+    network.load_state_dict(network_weights(tensors))
+    network.to(read.device).eval()
+    baseline, _ = load_checkpoint(run.voxel_pca)
+    pca = VoxelPCA(baseline["mean"].to(read.device), baseline["components"].to(read.device))
+    found: dict[str, list[np.ndarray]] = {"common": [], "salient": [], "voxel_pca": []}
+    starts = range(0, rows.size, batch_size)
+    with report_progress("embedding", len(starts)) as advance:
+        for start in starts:
+            volumes = read(rows[start : start + batch_size])
+            embeddings = network(volumes, volumes)
+            found["common"].append(embeddings.common.cpu().numpy())
+            found["salient"].append(embeddings.salient.cpu().numpy())
+            found["voxel_pca"].append(pca(volumes).cpu().numpy())
+            advance()
+    return {space: np.concatenate(parts) for space, parts in found.items()}
+
+
+def _id_table(manifest: pd.DataFrame, run: RunDir, model_id: str) -> pd.DataFrame:
+    """Return the id columns; a participant of the training split is ``train`` in every manifest."""
+    ids = manifest.reindex(columns=[c for c in ID_COLUMNS if c != "run" or c in manifest]).reset_index(drop=True)
+    trained_on = set(read_manifest(run.part("train"))["participant_id"])
+    ids["split"] = ids["split"].astype(object).where(~ids["participant_id"].isin(trained_on), "train")
+    ids["model_id"] = model_id
+    return ids
+
+
+def _saved_standardisation(tensors: dict[str, torch.Tensor]) -> Standardisation | None:
+    if "standardise.mean" not in tensors:
+        return None
+    return Standardisation(tensors["standardise.mean"], tensors["standardise.inverse_std"])
+
+
+def _names(space: str, n: int) -> list[str]:
+    return [f"{space}_{index:03d}" for index in range(n)]

@@ -1,0 +1,140 @@
+"""Encoders: a MONAI backbone per space, a representation each, and a head each for the losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from monai.networks import nets
+from torch import Tensor, nn
+
+BACKBONES = ("small", "resnet10", "resnet18", "resnet50", "densenet121")
+
+
+class Embeddings(NamedTuple):
+    """What the network gives for a batch: representations are exported, heads feed the losses."""
+
+    common: Tensor
+    salient: Tensor
+    common_head: Tensor
+    salient_head: Tensor
+
+
+def build_backbone(
+    name: str, n_features: int, spatial_dims: int = 3, in_channels: int = 1, width: int = 8
+) -> nn.Module:
+    """Return an encoder from images to a representation.
+
+    Parameters
+    ----------
+    name : {"small", "resnet10", "resnet18", "resnet50", "densenet121"}
+        ``small`` is a four-stage residual encoder with a stride-2 stem that trains on a CPU.
+    n_features : int
+        Size of the representation.
+    spatial_dims : {2, 3}, default=3
+        Images or volumes.
+    in_channels : int, default=1
+        Channels of the input.
+    width : int, default=8
+        Channels of the first stage of ``small``; doubled at each stage.
+
+    Returns
+    -------
+    nn.Module
+        Maps ``(B, in_channels, X, Y, Z)`` to ``(B, n_features)``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+
+    Examples
+    --------
+    >>> build_backbone("small", 5)(torch.zeros(2, 1, 16, 20, 16)).shape
+    torch.Size([2, 5])
+    """
+    if name == "densenet121":
+        return nets.DenseNet121(spatial_dims=spatial_dims, in_channels=in_channels, out_channels=n_features)
+    common = {"spatial_dims": spatial_dims, "n_input_channels": in_channels, "num_classes": n_features}
+    if name == "small":
+        planes = [width, 2 * width, 4 * width, 8 * width]
+        return nets.ResNet("basic", [1, 1, 1, 1], planes, conv1_t_size=3, conv1_t_stride=2, no_max_pool=True, **common)
+    if name not in BACKBONES:
+        raise ValueError(f'unknown backbone "{name}"; allowed: {", ".join(BACKBONES)}')
+    return getattr(nets, name)(conv1_t_stride=2, **common)
+
+
+def build_head(n_features: int, hidden: int = 128) -> nn.Sequential:
+    """Return the projector of the paper: ``d -> hidden -> batch norm -> ReLU -> d``.
+
+    Examples
+    --------
+    >>> build_head(4)(torch.zeros(3, 4)).shape
+    torch.Size([3, 4])
+    """
+    return nn.Sequential(
+        nn.Linear(n_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, n_features)
+    )
+
+
+class SepCLRNetwork(nn.Module):
+    """Two encoders, one per space, as in the paper.
+
+    Parameters
+    ----------
+    backbone : str, default="resnet18"
+        As for :func:`build_backbone`, the same for both spaces.
+    common_dim, salient_dim : int, default=32
+        Sizes of the representations.
+    spatial_dims : {2, 3}, default=3
+    in_channels : int, default=1
+        Channels that each encoder sees.
+    width : int, default=8
+        First-stage channels of ``small``.
+    head_hidden : int, default=128
+        Hidden units of the heads.
+
+    Examples
+    --------
+    >>> volumes = torch.zeros(2, 1, 16, 16, 16)
+    >>> SepCLRNetwork("small", common_dim=3, salient_dim=2)(volumes, volumes).salient.shape
+    torch.Size([2, 2])
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        common_dim: int = 32,
+        salient_dim: int = 32,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        width: int = 8,
+        head_hidden: int = 128,
+    ) -> None:
+        super().__init__()
+        self.common_encoder = build_backbone(backbone, common_dim, spatial_dims, in_channels, width)
+        self.salient_encoder = build_backbone(backbone, salient_dim, spatial_dims, in_channels, width)
+        self.common_head = build_head(common_dim, head_hidden)
+        self.salient_head = build_head(salient_dim, head_hidden)
+
+    def forward(self, common_input: Tensor, salient_input: Tensor) -> Embeddings:
+        """Embed a batch; the two encoders may see two renderings of the same images.
+
+        Parameters
+        ----------
+        common_input, salient_input : Tensor of shape (B, in_channels, X, Y, Z)
+
+        Returns
+        -------
+        Embeddings
+            ``common_head`` is L2-normalised (in float32), ``salient_head`` is not.
+        """
+        common, salient = self.common_encoder(common_input), self.salient_encoder(salient_input)
+        common_head = nn.functional.normalize(self.common_head(common).float(), dim=1)
+        return Embeddings(common, salient, common_head, self.salient_head(salient).float())
+
+
+def channels_last(network: nn.Module, spatial_dims: int) -> nn.Module:
+    """Return the network in channels-last memory format, which GPU convolutions prefer."""
+    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
+    return network.to(memory_format=formats[spatial_dims])

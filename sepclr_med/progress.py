@@ -1,0 +1,57 @@
+"""Progress on the standard error: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def report_progress(task: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Give a function to call after each unit of work, with an optional remark.
+
+    Parameters
+    ----------
+    task : str
+        What is being done, such as ``training``.
+    total : int
+        Units of work.
+    done : int, default=0
+        Units done before.
+
+    Examples
+    --------
+    >>> with report_progress("reading", total=2) as advance:
+    ...     advance()
+    ...     advance("last image")
+    """
+    if sys.stderr.isatty():
+        with _bar(task, total, done) as advance:
+            yield advance
+        return
+    began = spoke = time.monotonic()
+
+    def advance(remark: str = "") -> None:
+        nonlocal done, spoke
+        done += 1
+        now = time.monotonic()
+        if now - spoke > SECONDS_BETWEEN_LINES or (done == total and now - began > SECONDS_BETWEEN_LINES):
+            spoke = now
+            print(f"{task}: {done}/{total}{', ' + remark if remark else ''}", file=sys.stderr, flush=True)
+
+    yield advance
+
+
+@contextmanager
+def _bar(task: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, TextColumn("{task.fields[remark]}"), console=Console(stderr=True)) as bar:
+        shown = bar.add_task(task, total=total, completed=done, remark="")
+        yield lambda remark="": bar.update(shown, advance=1, remark=remark)
