@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights
-from sepclr_med.cohort.embeddings import ID_COLUMNS, write_embeddings
+from sepclr_med.cohort.embeddings import ID_COLUMNS, read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError
@@ -99,6 +99,17 @@ def embed(
     counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "skipped_images": skipped}
     record_step(run.provenance, "embed", started, counts)
     return tables
+
+
+def embeddings_are_current(run_dir: str | Path) -> bool:
+    """Say whether ``RUN_DIR/embeddings`` was made with the weights the run would embed with."""
+    run = RunDir(run_dir)
+    _, facts = load_checkpoint(run.checkpoint(read_config(run).evaluation.checkpoint))
+    try:
+        tables = read_embeddings(run.embeddings)
+    except RunError:
+        return False
+    return len(tables) == 3 and all((table["model_id"] == facts["model_id"]).all() for table in tables.values())
 
 
 @torch.inference_mode()

@@ -134,6 +134,16 @@ class RunDir:
         return self.path / "data" / f"{split}.tsv"
 
     @property
+    def check(self) -> Path:
+        """What ``check`` found."""
+        return self.path / "check"
+
+    @property
+    def image_facts(self) -> Path:
+        """What ``check`` read from each image, so that it is read once."""
+        return self.check / "images.jsonl"
+
+    @property
     def voxel_pca(self) -> Path:
         """The plain baseline, fitted on training rows."""
         return self.path / "checkpoints" / "voxel_pca.safetensors"

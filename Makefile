@@ -1,0 +1,39 @@
+# Each target starts from nothing but Python and git.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+RUN ?= runs/demo
+
+.PHONY: setup demo test test-slow bench docs format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/sepclr-med run pipelines/synthetic/recipe.yaml $(RUN)
+
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 --durations=10
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 --slow --durations=20
+
+bench: setup
+	$(BIN)/python pipelines/benchmark/run.py
+
+docs:
+	@echo "The documentation is plain Markdown in docs/; start with docs/index.md"
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

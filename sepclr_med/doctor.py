@@ -1,0 +1,70 @@
+"""``doctor``: what this machine offers, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+from sepclr_med.provenance import installed_versions
+
+OPTIONAL = {"captum": "integrated gradients", "tensorboard": "live curves in a browser"}
+
+
+def examine(folder: str | Path = ".") -> pd.DataFrame:
+    """Look at Python, packages, processors, precisions and disk.
+
+    Parameters
+    ----------
+    folder : path, default="."
+        Where runs would be written.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``what``, ``found``, ``verdict`` (``ok``, ``note`` or ``missing``) and ``advice``.
+    """
+    rows = [*_packages(), *_devices(), *_resources(Path(folder))]
+    return pd.DataFrame(rows, columns=["what", "found", "verdict", "advice"])
+
+
+def _packages() -> list[tuple[str, str, str, str]]:
+    rows = []
+    for name, found in installed_versions().items():
+        missing = found == "n/a"
+        advice = f"pip install {name}" if missing else ""
+        rows.append((name, found, "missing" if missing else "ok", advice))
+    for name, purpose in OPTIONAL.items():
+        found = "installed" if find_spec(name) else "not installed"
+        rows.append((name, found, "ok" if found == "installed" else "note", f"optional: {purpose}"))
+    return rows
+
+
+def _devices() -> list[tuple[str, str, str, str]]:
+    import torch
+
+    rows = [("CPU threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores", "ok", "training.threads sets them")]
+    rows.append(("CPU precision", "32-true", "ok", "bfloat16 on CPUs has given non-finite gradients and is not used"))
+    if not torch.cuda.is_available():
+        advice = "training runs on the CPU: use network.backbone=small and volumes.spacing=6, or a machine with a GPU"
+        rows.append(("CUDA GPU", "none", "note", advice))
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = f"{properties.total_memory / 2**30:.0f} GiB"
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed or 32-true"
+        rows.append((f"CUDA GPU {index}", f"{properties.name}, {memory}", "ok", f"precision {precision}"))
+    return rows
+
+
+def _resources(folder: Path) -> list[tuple[str, str, str, str]]:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    writable = os.access(folder, os.W_OK)
+    advice = "the cache takes 2 bytes per voxel and image: 4 MiB per image at 128 x 128 x 128"
+    rows = [("free disk", f"{free:.0f} GiB", "ok" if free > 10 else "note", advice)]
+    found, verdict, advice = ("yes", "ok", "") if writable else ("no", "missing", "choose a folder you may write to")
+    return [*rows, ("folder is writable", found, verdict, advice)]
