@@ -141,7 +141,7 @@ class ViewsConfig(Section):
     blur: float = Field(0.0, ge=0, le=1)
     """Probability of Gaussian blur."""
     blur_sigma: float = Field(1.0, gt=0)
-    """Largest sigma of the blur, in voxels."""
+    """Largest sigma of the blur, in voxels; the smallest is a quarter of it."""
     cutout: float = Field(0.5, ge=0, le=1)
     """Probability of one box set to zero."""
     cutout_size: float = Field(0.25, gt=0, le=1)

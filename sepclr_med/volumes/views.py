@@ -41,7 +41,7 @@ def draw_views(volumes: Tensor, views: ViewsConfig, generator: Generator) -> Ten
     if views.affine or views.flip or views.crop:
         volumes = _resample(volumes, _draw_affine(draw, views))
     if views.blur:
-        volumes = _blur(volumes, draw.uniform(0, views.blur_sigma, 1) * draw.chosen(views.blur))
+        volumes = _blur(volumes, draw.uniform(views.blur_sigma / 4, views.blur_sigma, 1) * draw.chosen(views.blur))
     if views.bias_field:
         volumes = volumes * _draw_bias_field(draw, views)
     if views.gamma:

@@ -1,0 +1,66 @@
+import os
+import subprocess
+
+import pandas as pd
+import pytest
+
+from sepclr_med.errors import RunError
+from sepclr_med.rundir import atomic_path, file_sha256, write_table, write_text
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = write_text(tmp_path / "a.txt", "old")
+
+    def fail_half_way():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_a_message_and_keeps_the_old_file(small_disk):
+    path = write_text(small_disk / "a.txt", "old")
+    with pytest.raises(RunError, match=r"a\.txt: cannot be written: No space left on device"):
+        write_text(path, "x" * 100_000)
+    assert path.read_text() == "old"
+    assert os.listdir(small_disk) == ["a.txt"]
+
+
+def test_a_folder_that_is_a_file_is_a_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        write_text(tmp_path / "file" / "a.txt", "text")
+
+
+def test_tables_are_written_as_bids_wants_them(tmp_path):
+    table = pd.DataFrame({"participant_id": ["001", "é"], "age": [1 / 3, None]})
+    path = write_table(tmp_path / "a.tsv", table)
+    assert path.read_bytes() == "participant_id\tage\n001\t0.33333333\né\tn/a\n".encode()
+    assert oct(path.stat().st_mode & 0o777) == oct(0o666 & ~_umask())
+
+
+def test_the_hash_is_the_one_of_sha256sum(tmp_path):
+    path = write_text(tmp_path / "a.txt", "abc")
+    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
