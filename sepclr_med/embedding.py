@@ -14,6 +14,7 @@ from sepclr_med.cohort.embeddings import ID_COLUMNS, read_embeddings, write_embe
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError
+from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir
@@ -125,7 +126,7 @@ def _embed_rows(
     """Return the representations and the baseline's scores of these manifest rows, in order, in float32."""
     network = build_network(config, in_channels)
     network.load_state_dict(network_weights(tensors))
-    network.to(read.device).eval()
+    network = channels_last(network).to(read.device).eval()
     baseline, _ = load_checkpoint(run.voxel_pca)
     pca = VoxelPCA(baseline["mean"].to(read.device), baseline["components"].to(read.device))
     found: dict[str, list[np.ndarray]] = {"common": [], "salient": [], "voxel_pca": []}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from monai.networks import nets
 from torch import Tensor, nn
+
+ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
 
 BACKBONES = ("small", "resnet10", "resnet18", "resnet50", "densenet121")
 
@@ -129,12 +131,23 @@ class SepCLRNetwork(nn.Module):
         Embeddings
             ``common_head`` is L2-normalised (in float32), ``salient_head`` is not.
         """
-        common, salient = self.common_encoder(common_input), self.salient_encoder(salient_input)
+        common = self.common_encoder(channels_last(common_input))
+        salient = self.salient_encoder(channels_last(salient_input))
         common_head = nn.functional.normalize(self.common_head(common).float(), dim=1)
         return Embeddings(common, salient, common_head, self.salient_head(salient).float())
 
 
-def channels_last(network: nn.Module, spatial_dims: int) -> nn.Module:
-    """Return the network in channels-last memory format, which GPU convolutions prefer."""
-    formats = {2: torch.channels_last, 3: torch.channels_last_3d}
-    return network.to(memory_format=formats[spatial_dims])
+def channels_last(content: ModuleOrTensor) -> ModuleOrTensor:
+    """Return a network or a batch in channels-last memory format, in which convolutions run fastest.
+
+    Examples
+    --------
+    >>> channels_last(torch.zeros(2, 3, 4, 5, 6)).stride()
+    (360, 1, 90, 18, 3)
+    """
+    if isinstance(content, Tensor):
+        layout = torch.channels_last if content.ndim == 4 else torch.channels_last_3d
+        return content.to(memory_format=layout)
+    kernels = [p for p in content.parameters() if p.ndim > 2]
+    layout = torch.channels_last if kernels[0].ndim == 4 else torch.channels_last_3d
+    return content.to(memory_format=layout)

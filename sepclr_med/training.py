@@ -172,10 +172,7 @@ def _make_fabric(training: TrainingConfig) -> Fabric:
 def _set_up(
     fabric: Fabric, cached: CachedVolumes, train_rows: np.ndarray, is_target: np.ndarray, config: Config
 ) -> TrainingState:
-    network = build_network(config, in_channels=cached.array.shape[1])
-    if fabric.device.type == "cuda":
-        network = channels_last(network, config.network.spatial_dims)
-    network = network.to(fabric.device)
+    network = channels_last(build_network(config, in_channels=cached.array.shape[1])).to(fabric.device)
     decay = config.training.weight_decay
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=decay, fused=fabric.device.type == "cuda")
     standardisation = None
@@ -200,7 +197,7 @@ def _train(
     loss = SepCLRLoss(method.w_salient, method.w_null, method.w_joint, method.temperature)
     network, optimiser = fabric.setup(state.network, state.optimiser)
     can_validate = min(np.bincount(is_target[val_rows], minlength=2)) >= 2
-    drawn = -math.inf
+    drawn = time.monotonic()
     with report_progress("training", training.epochs, state.epoch) as advance:
         for epoch in range(state.epoch, training.epochs):
             began = time.perf_counter()

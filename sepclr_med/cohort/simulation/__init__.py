@@ -1,0 +1,1 @@
+"""The parts of :func:`sepclr_med.cohort.simulate.simulate`."""
