@@ -1,0 +1,191 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from sepclr_med import simulate
+from sepclr_med.cli import app, main
+
+TINY = [
+    "volumes.spacing=12",
+    "network.backbone=small",
+    "network.width=2",
+    "training.epochs=2",
+    "training.batch_size=8",
+    "training.threads=1",
+    "method.common_dim=3",
+    "method.salient_dim=3",
+    "evaluation.n_bootstrap=20",
+    "evaluation.voxel_pca_components=4",
+]
+VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+
+
+@pytest.fixture
+def run_verb(monkeypatch, capsys):
+    """Run the program in this process; gives the exit code, standard output and standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["sepclr-med", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    simulate(folder, n_train=16, n_val=4, n_test=8, spacing=12.0, seed=3)
+    return folder
+
+
+def settings(*more):
+    return [word for setting in [*TINY, *more] for word in ("--set", setting)]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_and_a_verbose_switch(verb, run_verb):
+    code, out, _ = run_verb(verb, "--help")
+    assert code == 0
+    assert f"Example: sepclr-med {verb}" in " ".join(out.split())
+    assert "--verbose" in out
+
+
+def test_help_loads_no_heavy_library():
+    script = (
+        "import sys; sys.argv = ['sepclr-med', '--help']\n"
+        "from sepclr_med.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'monai', 'pandas', 'sklearn', 'nilearn', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_the_table_world_loads_no_torch():
+    script = (
+        "import sys, sepclr_med.analysis.evaluation, sepclr_med.cohort.preflight, sepclr_med.cohort.bids, "
+        "sepclr_med.cohort.simulate\n"
+        "print(sorted({'torch', 'monai', 'lightning_fabric'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_wrong_usage_is_exit_code_2(run_verb):
+    assert run_verb("no-such-verb")[0] == 2
+    assert run_verb("fit")[0] == 2
+
+
+def test_a_users_mistake_is_one_message_without_a_traceback(run_verb, tmp_path):
+    code, _, err = run_verb("check", tmp_path / "absent.tsv")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert "absent.tsv" in err
+    assert "Traceback" not in err
+
+
+def test_verbose_shows_where_an_error_comes_from(tmp_path):
+    command = [sys.executable, "-m", "sepclr_med", "check", str(tmp_path / "absent.tsv"), "-v"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_config_typo_is_refused_before_anything_is_made(run_verb, cohort, tmp_path):
+    code, _, err = run_verb("fit", cohort / "manifest.tsv", tmp_path / "run", "--set", "training.epoch=2")
+    assert code == 1
+    assert 'did you mean "epochs"?' in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_diagnosis_lists_those_there_are(run_verb, cohort, tmp_path):
+    code, _, err = run_verb("fit", cohort / "manifest.tsv", tmp_path / "run", "--target", "depr")
+    assert code == 1
+    assert "depr" in err
+    assert "patient" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_five_verbs_of_a_study_and_resuming_them(run_verb, cohort, tmp_path):
+    bids, manifest, run = cohort, tmp_path / "manifest.tsv", tmp_path / "run"
+    entities = ["--suffix", "probseg", "--derivative", "simulated", "--desc", "mod", "--label", "GM"]
+    code, out, err = run_verb("manifest", bids, "-o", manifest, *entities)
+    assert code == 0, err
+    assert "28 images of 28 participants" in out
+    code, out, err = run_verb("check", manifest, "--json", "-o", tmp_path / "problems.tsv")
+    assert code == 0, err
+    assert json.loads(out)["n_images"] == 28
+    assert (tmp_path / "problems.tsv").is_file()
+    code, out, err = run_verb("split", manifest, "--test-size", "0.3", "--val-size", "0.2", "--overwrite")
+    assert code == 0, err
+    code, out, err = run_verb("fit", manifest, run, *settings())
+    assert code == 0, err
+    code, out, err = run_verb("embed", run)
+    assert code == 0, err
+    code, out, err = run_verb("evaluate", run, "--variables", "diagnosis,age,severity", "--json")
+    assert code == 0, err
+    table = pd.DataFrame(json.loads(out))
+    assert list(table.columns) == ["variable", "space", "metric", "value", "ci_low", "ci_high", "chance", "n"]
+    assert set(table["space"]) == {"common", "salient", "voxel_pca"}
+    written = pd.read_csv(run / "analysis" / "separation.tsv", sep="\t", na_values="n/a")
+    assert list(written.columns) == list(table.columns)
+    steps = [step["step"] for step in json.loads((run / "provenance.json").read_text())["steps"]]
+    assert steps == ["fit", "embed", "evaluate"]
+
+
+def test_new_images_need_a_folder_of_their_own(run_verb, cohort, tmp_path):
+    code, _, err = run_verb("embed", tmp_path, cohort / "manifest.tsv")
+    assert code == 1
+    assert "-o" in err
+
+
+def test_run_does_everything_and_again_is_at_once_the_same(run_verb, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("cohort: {simulate: {n_train: 16, n_val: 4, n_test: 8, spacing: 12.0, seed: 3}}\n")
+    code, out, err = run_verb("run", recipe, tmp_path / "runs" / "a", *settings())
+    assert code == 0, err
+    assert "severity" in out
+    folder = tmp_path / "runs" / "a"
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+    first = (folder / "analysis" / "separation.tsv").read_bytes()
+    code, out, err = run_verb("run", recipe, folder, *settings())
+    assert code == 0, err
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+    assert (folder / "analysis" / "separation.tsv").read_bytes() == first
+
+
+def test_run_stops_at_a_cohort_that_must_be_mended_first(run_verb, cohort, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(cohort, broken)
+    manifest = pd.read_csv(broken / "manifest.tsv", sep="\t", dtype=str, keep_default_na=False)
+    first = broken / manifest["image_path"][0]
+    first.write_bytes(first.read_bytes()[:300])
+    second = broken / manifest["image_path"][1]
+    image = nib.load(second)
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), second)
+    (broken / manifest["image_path"][2]).unlink()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("volumes: {preset: vbm}\n")
+    code, _, err = run_verb("run", recipe, tmp_path / "runs" / "a", "--manifest", broken / "manifest.tsv", *settings())
+    assert code == 1
+    for participant in manifest["participant_id"][:3]:
+        assert participant in err
+    assert not (tmp_path / "runs" / "a" / "checkpoints").exists()
+
+
+def test_doctor_names_versions_and_devices(run_verb):
+    code, out, _ = run_verb("doctor", "--json")
+    found = pd.DataFrame(json.loads(out)).set_index("what")
+    assert code == 0
+    assert found.loc["monai", "verdict"] == "ok"
+    assert "CUDA GPU" in " ".join(found.index)
