@@ -1,0 +1,199 @@
+"""Embeddings joined to the manifest, image by image, by their ids and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sepclr_med.cohort.embeddings import factor_columns
+from sepclr_med.cohort.manifest import KEY
+from sepclr_med.cohort.splits import check_overlap
+from sepclr_med.errors import ManifestError, Problem
+
+SPLITS = ["train", "val", "test"]
+FACTOR = re.compile(r"[A-Za-z]\w*_\d{3,}")
+MISSING = "n/a"
+
+
+@dataclass(frozen=True)
+class Space:
+    """One space's factors beside what the manifest says about the same images.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``salient``.
+    rows : DataFrame
+        The manifest's columns, with the embedding's ``split``; the index holds positions in the manifest.
+    features : array of shape (n, d)
+        Factors, one row per row of ``rows``.
+    """
+
+    name: str
+    rows: pd.DataFrame
+    features: np.ndarray
+
+
+def join_spaces(embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame) -> list[Space]:
+    """Join every embedding table to the manifest on ``participant_id``, ``session_id`` and ``run``.
+
+    A column of the three that one table lacks counts as ``n/a`` there.
+
+    Parameters
+    ----------
+    embeddings : mapping of str to DataFrame
+        One table per space: ids, ``split`` and factors.
+    manifest : DataFrame
+        As :func:`sepclr_med.read_manifest` gives it.
+
+    Returns
+    -------
+    list of Space
+
+    Raises
+    ------
+    ManifestError
+        With every embedding that has no row in the manifest, every id that is not a string or not unique, every
+        column that is not a factor, every value that is not finite, and every participant or family that is in two
+        splits.
+
+    Examples
+    --------
+    >>> manifest = pd.DataFrame({"participant_id": ["01", "02"], "age": [30.0, 40.0]})
+    >>> table = pd.DataFrame({"participant_id": ["02"], "split": ["test"], "salient_000": [0.5]})
+    >>> join_spaces({"salient": table}, manifest)[0].rows[["participant_id", "age", "split"]]
+      participant_id   age split
+    1             02  40.0  test
+    """
+    if not embeddings:
+        fix = "run `sepclr-med embed RUN_DIR` first"
+        raise ManifestError("evaluate: no embeddings were given", [Problem("no space to look at", fix=fix)])
+    tables = {"manifest": manifest, **{f"{name} embedding": table for name, table in embeddings.items()}}
+    _refuse([problem for file, table in tables.items() for problem in _id_problems(table, file)])
+    _refuse([problem for name, table in embeddings.items() for problem in _table_problems(table, name)])
+
+    known = _keys(manifest)
+    places = {name: known.get_indexer(_keys(table)) for name, table in embeddings.items()}
+    _refuse([problem for name, table in embeddings.items() for problem in _unmatched(table, name, places[name])])
+
+    spaces = [_space(name, table, manifest, places[name]) for name, table in embeddings.items()]
+    columns = [column for column in (*KEY, "family_id", "split") if column in manifest or column == "split"]
+    _refuse(check_overlap(pd.concat([space.rows[columns] for space in spaces]).drop_duplicates()))
+    return spaces
+
+
+def describe_coverage(spaces: list[Space], manifest: pd.DataFrame) -> list[str]:
+    """Say which images are not in every table, and whose split is not the manifest's."""
+    notes = []
+    covered = set().union(*(space.rows.index for space in spaces))
+    if len(covered) < len(manifest):
+        notes.append(f"{len(manifest) - len(covered)} of {len(manifest)} images of the manifest have no embedding.")
+    for space in spaces:
+        if absent := len(covered) - len(space.rows):
+            notes.append(f"{space.name} has no row for {absent} images that other spaces have: compare with care.")
+    if "split" in manifest:
+        moved = {
+            place
+            for space in spaces
+            for place, here in space.rows["split"].items()
+            if _text(manifest["split"]).iloc[place] not in (here, MISSING)
+        }
+        if moved:
+            notes.append(
+                f"{len(moved)} images have another split in the manifest than in the embeddings; the embeddings' "
+                "split, that of the fitted run, is used."
+            )
+    return notes
+
+
+def _space(name: str, table: pd.DataFrame, manifest: pd.DataFrame, places: np.ndarray) -> Space:
+    rows = manifest.reset_index(drop=True).iloc[places].copy()
+    rows["split"] = _split(table).to_numpy()
+    return Space(name, rows, table[factor_columns(table)].to_numpy(dtype=float))
+
+
+def _text(column: pd.Series) -> pd.Series:
+    return column.astype(object).where(column.notna(), MISSING)
+
+
+def _split(table: pd.DataFrame) -> pd.Series:
+    if "split" not in table:
+        return pd.Series(None, index=table.index, dtype=object)
+    split = table["split"].astype(object)
+    return split.where(split.notna() & (split != MISSING), None)
+
+
+def _keys(table: pd.DataFrame) -> pd.MultiIndex:
+    absent = pd.Series(MISSING, index=table.index, dtype=object)
+    return pd.MultiIndex.from_arrays([_text(table[column]) if column in table else absent for column in KEY])
+
+
+def _id_problems(table: pd.DataFrame, file: str) -> list[Problem]:
+    if "participant_id" not in table:
+        return [Problem("no participant_id", file=file, allowed="one row per image, named by participant_id")]
+    numbers = [
+        column
+        for column in KEY
+        if column in table and pd.api.types.infer_dtype(table[column], skipna=True) not in ("string", "empty")
+    ]
+    fix = "read the table with these columns as strings: 001 must stay 001"
+    problems = [
+        Problem("ids are not strings", file=file, column=column, got=str(table[column].iloc[0]), fix=fix)
+        for column in numbers
+        if table[column].notna().any()
+    ]
+    keys = _keys(table)
+    repeated = np.flatnonzero(keys.duplicated(keep="first"))
+    for place in repeated:
+        got = " ".join(str(part) for part in keys[place] if part != MISSING)
+        problems.append(
+            Problem("row is there twice", file=file, row=int(place) + 2, got=got, fix="keep one row per image")
+        )
+    return problems
+
+
+def _table_problems(table: pd.DataFrame, name: str) -> list[Problem]:
+    file = f"{name} embedding"
+    factors = factor_columns(table)
+    strange = [c for c in factors if not FACTOR.fullmatch(str(c)) or not pd.api.types.is_numeric_dtype(table[c])]
+    allowed = "ids and numeric factors named like salient_000"
+    problems = [Problem("not a factor", file=file, column=str(c), allowed=allowed, fix="drop it") for c in strange]
+    if not factors:
+        problems.append(Problem("no factors", file=file, allowed=allowed))
+    if strange or not factors:
+        return problems
+    finite = np.isfinite(table[factors].to_numpy(dtype=float, na_value=np.nan)).all(axis=1)
+    for place in np.flatnonzero(~finite):
+        who = str(table["participant_id"].iloc[place])
+        fix = "look at the image with `sepclr-med check`, then embed again"
+        problems.append(Problem("factors are not finite", file=file, row=int(place) + 2, participant_id=who, fix=fix))
+    split = _split(table)
+    unknown = split[split.notna() & ~split.isin(SPLITS)]
+    allowed = ", ".join([*SPLITS, MISSING])
+    problems += [Problem("unknown split", file=file, column="split", got=str(s), allowed=allowed) for s in set(unknown)]
+    return problems
+
+
+def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray) -> list[Problem]:
+    keys = _keys(table)
+    fix = "give the manifest these embeddings were made from"
+    return [
+        Problem(
+            "embedding without a row in the manifest",
+            file=f"{name} embedding",
+            row=int(place) + 2,
+            participant_id=str(keys[place][0]),
+            got=" ".join(f"{c}={part}" for c, part in zip(KEY, keys[place], strict=True) if part != MISSING),
+            fix=fix,
+        )
+        for place in np.flatnonzero(places < 0)
+    ]
+
+
+def _refuse(problems: list[Problem]) -> None:
+    if problems:
+        raise ManifestError(f"evaluate: {len(problems)} problem(s) between embeddings and manifest", problems)
