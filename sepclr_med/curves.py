@@ -44,15 +44,15 @@ def draw_progress(history: pd.DataFrame, path: Path) -> Path:
             axes.plot(history["epoch"], history[train], color=colour, label=label, linewidth=1.8)
             if f"val_{name}" in history and history[f"val_{name}"].notna().any():
                 seen = history[history[f"val_{name}"].notna()]
-                axes.plot(
-                    seen["epoch"], seen[f"val_{name}"], "--o", color=colour, label=f"{label}, validation", markersize=3
-                )
+                axes.plot(seen["epoch"], seen[f"val_{name}"], "--o", color=colour, markersize=3)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if title != "learning rate":
             axes.legend(fontsize=8, frameon=False)
+    figure.suptitle("solid: training; dashed: validation", x=0.01, ha="left", fontsize=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     return path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sepclr_med.analysis.figures import draw_separation
 from sepclr_med.analysis.separation import evaluate
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.cohort.manifest import read_manifest
@@ -19,7 +20,7 @@ from sepclr_med.runs import read_config
 def evaluate_run(
     run_dir: str | Path, variables: Sequence[str] | None = None, n_bootstrap: int | None = None
 ) -> pd.DataFrame:
-    """Probe every variable from every space of a run and write ``analysis/separation.tsv``.
+    """Probe every variable from every space of a run and write ``analysis/separation.tsv`` and ``.png``.
 
     Parameters
     ----------
@@ -55,6 +56,7 @@ def evaluate_run(
         seed=config.evaluation.seed,
     )
     write_table(run.separation, table)
+    draw_separation(table, run.separation.with_suffix(".png"))
     notes = list(table.attrs.get("notes", []))
     record_step(run.provenance, "evaluate", started, {"seed": config.evaluation.seed, "notes": notes})
     return table
