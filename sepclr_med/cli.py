@@ -123,6 +123,10 @@ def make_manifest(
     session: Annotated[str | None, typer.Option(help="ses- entity.")] = None,
     entity: Annotated[list[str] | None, typer.Option(help="Any other entity, key=value, may be repeated.")] = None,
     diagnosis_column: Annotated[str | None, typer.Option(help="Column of participants.tsv.")] = None,
+    diagnosis: Annotated[str | None, typer.Option(help="Diagnosis of everyone, for a dataset of one group.")] = None,
+    site: Annotated[str | None, typer.Option(help="Site of everyone in this dataset.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Put before participant labels: sub-01 -> sub-PREFIX01.")] = None,
+    append: Annotated[bool, typer.Option("--append", help="Add the rows to the manifest at -o.")] = False,
     rename: Annotated[str | None, typer.Option(help="Columns to rename, old=new, comma-separated.")] = None,
     phenotype: Annotated[bool, typer.Option("--phenotype", help="Join phenotype/*.tsv.")] = False,
     sessions: Annotated[bool, typer.Option("--sessions", help="Join *_sessions.tsv.")] = False,
@@ -133,20 +137,30 @@ def make_manifest(
     Example: sepclr-med manifest /data/ds002748 -o manifest.tsv --diagnosis-column group --rename gender=sex
     """
     from sepclr_med import find_images, write_manifest
+    from sepclr_med.cohort.columns import describe_columns
+    from sepclr_med.cohort.merging import append_rows, label_dataset
+    from sepclr_med.rundir import write_json
 
-    named = {"desc": desc, "label": label, "space": space, "ses": session, **_pairs(",".join(entity or []), "--entity")}
+    named = {"desc": desc, "label": label, "space": space, "ses": session, **_pairs(entity or [], "--entity")}
     table, problems = find_images(
         bids_dir,
         suffix=suffix,
         derivative=derivative,
         entities={key: value for key, value in named.items() if value is not None},
         diagnosis_column=diagnosis_column,
-        rename=_pairs(rename, "--rename"),
+        rename=_pairs(_listed(rename), "--rename"),
         phenotype=phenotype,
         sessions=sessions,
+        diagnosis=diagnosis,
     )
-    write_manifest(table, output)
     _print_problems(problems)
+    table = label_dataset(table, site, prefix)
+    dictionary, sidecar = describe_columns(table), output.with_suffix(".json")
+    if append:
+        table = append_rows(output, table)
+        dictionary |= json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    write_manifest(table, output)
+    write_json(sidecar, dictionary)
     diagnoses = ", ".join(f"{n} {name}" for name, n in table["diagnosis"].value_counts(dropna=False).items())
     print(f"{len(table)} images of {table['participant_id'].nunique()} participants ({diagnoses}) -> {output}")
 
@@ -338,8 +352,8 @@ def _listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def _pairs(text: str | None, option: str) -> dict[str, str]:
-    parts = [part.partition("=") for part in _listed(text)]
+def _pairs(assignments: list[str], option: str) -> dict[str, str]:
+    parts = [assignment.partition("=") for assignment in assignments]
     wrong = [
         Problem("not a pair", got=key, allowed="name=value") for key, equals, value in parts if not equals or not value
     ]
@@ -351,7 +365,7 @@ def _pairs(text: str | None, option: str) -> dict[str, str]:
 def _components(assign: list[str] | None) -> dict[str, Any]:
     import yaml
 
-    return {name: yaml.safe_load(value) for name, value in _pairs(",".join(assign or []), "--set").items()}
+    return {name: yaml.safe_load(value) for name, value in _pairs(assign or [], "--set").items()}
 
 
 def _group_settings(background: str | None, target: str | None) -> list[str]:

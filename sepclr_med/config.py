@@ -35,8 +35,14 @@ class BidsConfig(Section):
     """Entities an image must carry, such as ``{label: GM, desc: mod}``."""
     diagnosis_column: str | None = None
     """Column of participants.tsv with the diagnosis; none means ``diagnosis`` or the usual names for it."""
+    diagnosis: str | None = None
+    """Diagnosis of everyone, for a dataset of one group."""
     rename: dict[str, str] = {}
     """Columns to rename, table's name to manifest's name."""
+    phenotype: bool = False
+    """Also join ``phenotype/*.tsv``."""
+    sessions: bool = False
+    """Also join ``*_sessions.tsv``."""
 
 
 class SplitConfig(Section):

@@ -85,15 +85,8 @@ def _read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFram
     if cohort.simulate is not None:
         return simulate(run.path / "cohort", **cohort.simulate)
     if cohort.bids is not None:
-        bids = cohort.bids
-        manifest, problems = find_images(
-            folder / bids.root,
-            suffix=bids.suffix,
-            derivative=bids.derivative,
-            entities=bids.entities,
-            diagnosis_column=bids.diagnosis_column,
-            rename=bids.rename,
-        )
+        options = cohort.bids.model_dump(exclude={"root"})
+        manifest, problems = find_images(folder / cohort.bids.root, **options)
         write_json(run.check / "manifest_problems.json", [str(problem) for problem in problems])
         return manifest
     if cohort.manifest is not None:

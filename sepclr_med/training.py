@@ -98,7 +98,8 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
     run = RunDir(run_dir)
     roles = _require_trainable(manifest, config)
     open_run(run, manifest, config, overwrite)
-    used = manifest[roles.notna() & manifest["split"].isin(["train", "val"])].reset_index(drop=True)
+    # The index stays: messages about images name the row of the whole manifest.
+    used = manifest[roles.notna() & manifest["split"].isin(["train", "val"])]
     cached = cache_volumes(used, config.volumes, cache_folder(run, config), config.network.spatial_dims)
     is_target = (assign_roles(used, config.cohort.background, config.cohort.target) == "target").to_numpy(bool)
     present = cached.rows >= 0

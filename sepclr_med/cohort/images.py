@@ -1,0 +1,212 @@
+"""What one image file holds: whether it can be read, its geometry, and a summary of its voxels."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import os
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+THUMBNAIL_SPACING = 12.0
+MIN_BLOCKS = 8
+MAX_VOXELS = 2**29
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What was found in one file.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    size, mtime_ns : int
+        Bytes and time of last change, by which a changed file is recognised.
+    failure, detail : str
+        Code of what kept the file from being read ("" when it was read) and the reason in words.
+    shape : tuple of int
+        As stored, trailing axes of length 1 included.
+    spacing : tuple of float
+        Voxel size in mm.
+    orientation : str
+        Nearest axes such as ``RAS``.
+    obliquity : float
+        Largest angle between a voxel axis and its nearest scanner axis, in degrees.
+    placed : bool
+        False when a NIfTI header has neither an sform nor a qform, so that the orientation is a guess.
+    grid : str
+        Digest of shape and affine: equal for images resampled to one template.
+    digest : str
+        Digest of the voxel values in RAS order: equal for copies, even if stored in another type or orientation.
+    n_nonfinite : int
+        Voxels that are NaN or infinite.
+    constant, zero : bool
+        All voxels have one value; that value is zero.
+    mean, spread, bright, filled : float
+        Of the absolute values of non-zero voxels: mean, standard deviation, 99th percentile; and their volume in mL.
+    thumbnail : str
+        The image averaged over blocks of about 12 mm (smaller in small images), in 256 steps; see :meth:`pattern`.
+    """
+
+    path: str
+    size: int = 0
+    mtime_ns: int = 0
+    failure: str = ""
+    detail: str = ""
+    shape: tuple[int, ...] = ()
+    spacing: tuple[float, ...] = ()
+    orientation: str = ""
+    obliquity: float = 0.0
+    placed: bool = True
+    grid: str = ""
+    digest: str = ""
+    n_nonfinite: int = 0
+    constant: bool = False
+    zero: bool = False
+    mean: float = 0.0
+    spread: float = 0.0
+    bright: float = 0.0
+    filled: float = 0.0
+    thumbnail: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the image can be compared with others."""
+        return not self.failure and not self.n_nonfinite and not self.constant
+
+    def pattern(self) -> np.ndarray:
+        """Return the thumbnail as a flat vector with mean 0 and standard deviation 1."""
+        values = np.frombuffer(zlib.decompress(base64.b64decode(self.thumbnail)), dtype=np.uint8).astype(np.float32)
+        return (values - values.mean()) / (values.std() or 1.0)
+
+
+def read_facts(path: str) -> ImageFacts:
+    """Open one image and return what it holds; never raises, whatever the file is.
+
+    The voxels are read as float32, to the very end of a compressed file, so that its checksum is verified. A 4-D image
+    is not read beyond its header.
+
+    Examples
+    --------
+    >>> read_facts("absent.nii.gz").failure
+    'missing_file'
+    """
+    try:
+        status = os.stat(path)
+        # nibabel calls a file it may not open "not an image": ask the system first.
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        return _explain_absence(path, error)
+    known: dict[str, Any] = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    # Broken files raise nearly anything, a MemoryError for an absurd header included, and the file is at fault.
+    try:
+        return _read(path, known)
+    except Exception as error:
+        failure = _name_failure(path, error)
+        return ImageFacts(**known, failure=failure, detail=" ".join(str(error).split()) or type(error).__name__)
+
+
+def _explain_absence(path: str, error: OSError) -> ImageFacts:
+    if isinstance(error, IsADirectoryError):
+        return ImageFacts(path, failure="not_an_image", detail="a folder")
+    if os.path.islink(path) and not os.path.exists(path):
+        return ImageFacts(path, failure="missing_file", detail=f"a link to {os.readlink(path)}, which is not there")
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+    failure = "missing_file" if absent else "unreadable_file"
+    return ImageFacts(path, failure=failure, detail=error.strerror or str(error))
+
+
+def _name_failure(path: str, error: Exception) -> str:
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or "could the file be damaged" in str(error):
+        return "damaged_file"
+    if isinstance(error, nib.filebasedimages.ImageFileError):
+        return "not_an_image" if os.path.getsize(path) else "empty_file"
+    return "unreadable_image"
+
+
+def _read(path: str, known: dict[str, Any]) -> ImageFacts:
+    image = nib.load(path)
+    known |= _describe_header(image)
+    if sum(length > 1 for length in image.shape[3:]):
+        return ImageFacts(**known, failure="four_d", detail=f"shape {image.shape}")
+    if image.get_data_dtype().kind not in "biuf":
+        return ImageFacts(**known, failure="not_scalar", detail=f"voxels of type {image.get_data_dtype()}")
+    if min(image.shape) < 1 or np.prod(image.shape, dtype=float) > MAX_VOXELS:
+        return ImageFacts(**known, failure="damaged_file", detail=f"the header claims a shape of {image.shape}")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-9:
+        return ImageFacts(**known, failure="bad_affine", detail="the affine in the header has no inverse")
+    with np.errstate(all="ignore"):
+        return ImageFacts(**known, **_describe_voxels(image, _voxels(image, path)))
+
+
+def _describe_header(image: Any) -> dict[str, Any]:
+    header, affine = image.header, image.affine
+    placed = not isinstance(image, nib.Nifti1Pair) or bool(header["sform_code"] or header["qform_code"])
+    grid = f"{image.shape[:3]} {np.round(affine, 2).tolist()}"
+    with np.errstate(all="ignore"):
+        return {
+            "shape": tuple(map(int, image.shape)),
+            "spacing": tuple(round(float(length), 3) for length in nib.affines.voxel_sizes(affine)),
+            "orientation": "".join(str(axis or "?") for axis in nib.aff2axcodes(affine)),
+            "obliquity": round(float(np.degrees(nib.affines.obliquity(affine).max())), 2),
+            "placed": placed,
+            "grid": hashlib.blake2b(grid.encode(), digest_size=8).hexdigest(),
+        }
+
+
+def _voxels(image: Any, path: str) -> np.ndarray:
+    """Return the voxels as float32, shape (X, Y, Z)."""
+    if path.endswith(".gz") and isinstance(image, nib.filebasedimages.SerializableImage):
+        with gzip.open(path) as stream:
+            values = type(image).from_stream(stream).get_fdata(dtype=np.float32, caching="unchanged")
+            # The checksum comes last, after everything an image reader asks for.
+            stream.read()
+    else:
+        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+    return values.reshape((*values.shape, 1, 1, 1)[:3])
+
+
+def _describe_voxels(image: Any, values: np.ndarray) -> dict[str, Any]:
+    values = nib.apply_orientation(values, nib.io_orientation(image.affine))
+    values = np.ascontiguousarray(values)
+    digest = hashlib.blake2b(str(values.shape).encode(), digest_size=16)
+    digest.update(values.data)
+    lowest, highest = float(values.min()), float(values.max())
+    found: dict[str, Any] = {
+        "digest": digest.hexdigest(),
+        "n_nonfinite": int(values.size - np.count_nonzero(np.isfinite(values))),
+        "constant": lowest == highest,
+        "zero": lowest == highest == 0,
+    }
+    if found["n_nonfinite"] or found["constant"]:
+        return found
+    filled = np.abs(values[values != 0])
+    spacing = np.abs(nib.affines.voxel_sizes(image.affine))
+    return found | {
+        "mean": float(filled.mean(dtype=np.float64)),
+        "spread": float(filled.std(dtype=np.float64)),
+        "bright": float(np.percentile(filled, 99)),
+        "filled": float(filled.size * np.prod(spacing) / 1000),
+        "thumbnail": _shrink(values, THUMBNAIL_SPACING / spacing),
+    }
+
+
+def _shrink(values: np.ndarray, factors: np.ndarray) -> str:
+    """Average over blocks of about ``factors`` voxels, in 256 steps from the lowest to the highest block, as text."""
+    for axis, factor in enumerate(factors):
+        width = max(1.0, min(factor, values.shape[axis] / MIN_BLOCKS))
+        starts = np.arange(0, values.shape[axis], width).astype(int)
+        widths = np.diff([*starts, values.shape[axis]])
+        shape = np.ones(3, dtype=int)
+        shape[axis] = -1
+        values = np.add.reduceat(values, starts, axis=axis) / widths.reshape(shape)
+    lowest, highest = values.min(), values.max()
+    steps = np.round((values - lowest) / ((highest - lowest) or 1.0) * 255).astype(np.uint8)
+    return base64.b64encode(zlib.compress(steps.tobytes())).decode("ascii")
