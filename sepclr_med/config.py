@@ -122,6 +122,12 @@ class ViewsConfig(Section):
     """Largest shift per axis, as a share of the volume's extent."""
     flip: float = Field(0.0, ge=0, le=1)
     """Probability of a left-right flip; off by default because brains are asymmetric."""
+    elastic: float = Field(0.0, ge=0, le=1)
+    """Probability of a smooth random deformation."""
+    elastic_std: float = Field(0.5, ge=0)
+    """Largest standard deviation of the displacement of its control points per axis, in voxels."""
+    elastic_length: float = Field(4.0, ge=1)
+    """Distance of the deformation's control points, in voxels."""
     crop: float = Field(0.0, ge=0, le=1)
     """Probability of a crop resized to the full grid."""
     crop_scale: float = Field(0.8, gt=0, le=1)

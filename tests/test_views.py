@@ -4,7 +4,8 @@ import torch
 from sepclr_med.config import ViewsConfig
 from sepclr_med.volumes.views import draw_views
 
-NOTHING = dict.fromkeys(("affine", "flip", "crop", "intensity", "gamma", "bias_field", "noise", "blur", "cutout"), 0.0)
+PARTS = ("affine", "flip", "elastic", "crop", "intensity", "gamma", "bias_field", "noise", "blur", "cutout")
+NOTHING = dict.fromkeys(PARTS, 0.0)
 SHAPE = (12, 20, 16)
 
 
@@ -66,6 +67,18 @@ def test_translation_moves_the_centre_of_mass_within_its_range():
     centre = (profile * torch.arange(20)).sum(dim=1) / profile.sum(dim=1) - 9.5
     assert centre.abs().max() <= 2.01
     assert centre.std() > 0.8
+
+
+def test_the_elastic_deformation_moves_voxels_by_no_more_than_its_strength():
+    """A volume that holds its own first coordinate shows how far each voxel was moved."""
+    positions = torch.arange(24.0)[:, None, None].expand(24, 20, 28)[None, None].repeat(40, 1, 1, 1, 1)
+    seen = views_of(positions, elastic=1.0, elastic_std=1.0, elastic_length=5.0)
+    moved = (seen - positions)[:, :, 6:-6, 6:-6, 6:-6]
+    spread = moved.flatten(1).std(dim=1)
+    assert 0.15 < spread.mean() < 0.75
+    assert spread.max() < 1.6
+    rough = moved.diff(dim=2).flatten(1).std(dim=1)
+    assert (rough < 0.5 * spread).all()
 
 
 def test_the_crop_enlarges():

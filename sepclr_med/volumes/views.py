@@ -1,7 +1,8 @@
 """Random views of a whole batch at once, on the batch's device.
 
 Every part draws one set of parameters per volume from the given generator and acts on all volumes in a few kernels. A
-part whose probability is zero costs nothing. Rotation, scaling, shift, flip and resized crop are one interpolation.
+part whose probability is zero costs nothing. Rotation, scaling, shift, flip, resized crop and elastic deformation are
+one interpolation.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def draw_views(volumes: Tensor, views: ViewsConfig, generator: Generator) -> Ten
     True
     """
     draw = _Draw(volumes, generator)
-    if views.affine or views.flip or views.crop:
-        volumes = _resample(volumes, _draw_affine(draw, views))
+    if views.affine or views.flip or views.crop or views.elastic:
+        volumes = _resample(volumes, _draw_affine(draw, views), _draw_displacement(draw, views))
     if views.blur:
         volumes = _blur(volumes, draw.uniform(views.blur_sigma / 4, views.blur_sigma, 1) * draw.chosen(views.blur))
     if views.bias_field:
@@ -94,11 +95,26 @@ def _draw_affine(draw: _Draw, views: ViewsConfig) -> Tensor:
     return torch.cat([matrix, shift[:, :, None]], dim=2)
 
 
-def _resample(volumes: Tensor, affine: Tensor) -> Tensor:
+def _draw_displacement(draw: _Draw, views: ViewsConfig) -> Tensor | None:
+    """Return a smooth displacement of every voxel in [-1, 1] coordinates, shape (B, d, X, Y, Z)."""
+    if not views.elastic:
+        return None
+    size = torch.tensor(draw.shape, device=draw.device, dtype=torch.float32)
+    controls = [max(4, round(length / views.elastic_length) + 1) for length in draw.shape]
+    coarse = torch.randn(draw.n, draw.spatial_dims, *controls, generator=draw.generator, device=draw.device)
+    strength = draw.over_voxels(draw.uniform(0, views.elastic_std, 1) * draw.chosen(views.elastic))
+    coarse = coarse * strength * (2 / size).reshape(1, -1, *[1] * draw.spatial_dims)
+    mode = "trilinear" if draw.spatial_dims == 3 else "bilinear"
+    return F.interpolate(coarse, size=draw.shape, mode=mode, align_corners=True)
+
+
+def _resample(volumes: Tensor, affine: Tensor, displacement: Tensor | None) -> Tensor:
     d = affine.shape[1]
     # grid_sample orders coordinates from the last array axis to the first.
     affine = torch.cat([affine[:, :, :d].flip(1, 2), affine[:, :, d:].flip(1)], dim=2)
     grid = F.affine_grid(affine, list(volumes.shape), align_corners=False)
+    if displacement is not None:
+        grid = grid + displacement.flip(1).movedim(1, -1)
     return F.grid_sample(volumes, grid, align_corners=False)
 
 
