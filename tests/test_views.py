@@ -78,7 +78,7 @@ def test_the_elastic_deformation_moves_voxels_by_no_more_than_its_strength():
     assert 0.15 < spread.mean() < 0.75
     assert spread.max() < 1.6
     rough = moved.diff(dim=2).flatten(1).std(dim=1)
-    assert (rough < 0.5 * spread).all()
+    assert (rough < 0.7 * spread).all()
 
 
 def test_the_crop_enlarges():

@@ -13,7 +13,7 @@ import pandas as pd
 
 ROLES = ("background", "target")
 SHOWN_FIRST = ("age", "sex", "tiv", "site", "scanner", "diagnosis")
-NOT_DESCRIBED = ("participant_id", "session_id", "run", "image_path", "family_id", "split", "fold", "role")
+NOT_DESCRIBED = ("participant_id", "session_id", "run", "image_path", "mask_path", "family_id", "split", "fold", "role")
 MAX_LEVELS = 12
 
 

@@ -46,8 +46,8 @@ def read_images(
 
     Notes
     -----
-    Processes, not threads: on two cores both took the same time per image, but decompression and header parsing in
-    pure Python hold threads back on more, and a process that runs out of memory can be reported.
+    Processes, not threads: on two cores neither was reliably faster, and a process that runs out of memory can be
+    reported.
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
