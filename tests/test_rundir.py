@@ -1,23 +1,10 @@
 import os
-import subprocess
 
 import pandas as pd
 import pytest
 
 from sepclr_med.errors import RunError
 from sepclr_med.rundir import atomic_path, file_sha256, write_table, write_text
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 64 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

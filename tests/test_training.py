@@ -232,6 +232,23 @@ def test_unreadable_images_stop_the_run_or_are_skipped_by_policy(cohort, config,
     assert "broken.nii.gz" in (run / "provenance.json").read_text()
 
 
+def test_a_full_disk_is_a_message_and_the_same_call_goes_on_elsewhere(cohort, small_disk, tmp_path):
+    config = load_config(overrides=[*SETTINGS, f"volumes.cache_dir={tmp_path / 'cache'}", "training.epochs=1"])
+    with pytest.raises(RunError, match=r"best\.safetensors: cannot be written: .*[Nn]o space left"):
+        fit(read_manifest(cohort), config, small_disk / "run")
+    assert list((small_disk / "run" / "checkpoints").iterdir()) == []
+    run = fit(read_manifest(cohort), config, tmp_path / "run")
+    with pytest.raises(RunError, match="cannot be written"):
+        embed(run, output_dir=fill(small_disk))
+    assert not list((small_disk / "out").rglob("*.*"))
+
+
+def fill(folder):
+    with pytest.raises(OSError, match="No space"):
+        (folder / "filler").write_bytes(bytes(1_000_000))
+    return folder / "out"
+
+
 def test_a_truncated_checkpoint_is_named(trained, tmp_path):
     path = RunDir(trained).checkpoint()
     cut = tmp_path / "last.safetensors"
