@@ -36,7 +36,8 @@ COST_OF_ONE_GROUP = {
     ),
 }
 REMEDIES_SEPARABLE = (
-    "adjust for it in every analysis of the embeddings; match the groups by leaving rows out; report it beside every salient finding"
+    "adjust for it in every analysis of the embeddings; match the groups by leaving rows out; report it beside every "
+    "salient finding"
 )
 REMEDIES_SITE = (
     "leave these rows out; or add participants of the other group from the same scanner; or keep them and read no "
