@@ -122,7 +122,7 @@ class ViewsConfig(Section):
     """Largest shift per axis, as a share of the volume's extent."""
     flip: float = Field(0.0, ge=0, le=1)
     """Probability of a left-right flip; off by default because brains are asymmetric."""
-    elastic: float = Field(0.0, ge=0, le=1)
+    elastic: float = Field(1.0, ge=0, le=1)
     """Probability of a smooth random deformation."""
     elastic_std: float = Field(0.5, ge=0)
     """Largest standard deviation of the displacement of its control points per axis, in voxels."""
@@ -132,8 +132,8 @@ class ViewsConfig(Section):
     """Probability of a crop resized to the full grid."""
     crop_scale: float = Field(0.8, gt=0, le=1)
     """Smallest edge of that crop, as a share of the volume's edge."""
-    intensity: float = Field(0.5, ge=0, le=1)
-    """Probability of a random scale and shift of intensities."""
+    intensity: float = Field(0.0, ge=0, le=1)
+    """Probability of a random scale and shift of intensities; off by default because global atrophy is one."""
     intensity_scale: float = Field(0.1, ge=0, lt=1)
     """Largest relative change of intensities."""
     intensity_shift: float = Field(0.1, ge=0)
@@ -148,7 +148,7 @@ class ViewsConfig(Section):
     """Largest absolute logarithm of that field."""
     noise: float = Field(0.5, ge=0, le=1)
     """Probability of added Gaussian noise."""
-    noise_std: float = Field(0.1, ge=0)
+    noise_std: float = Field(0.3, ge=0)
     """Largest standard deviation of the noise, in standard deviations of the volume."""
     blur: float = Field(0.0, ge=0, le=1)
     """Probability of Gaussian blur."""
@@ -200,7 +200,8 @@ class TrainingConfig(Section):
     """Participants' images per step, half of them background."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak of the schedule: linear warm-up, then cosine to zero."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    """Of AdamW."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises."""
     gradient_clip: float = Field(1.0, gt=0)

@@ -25,7 +25,7 @@ from sepclr_med.cohort.simulation.pseudo_patients import (
 from sepclr_med.errors import ConfigError, Problem
 
 # Part of what identifies a cohort: raised whenever the same arguments would give other images.
-SIMULATION_VERSION = 1
+SIMULATION_VERSION = 2
 
 # Smallest and largest accepted value of every number, and its unit.
 LIMITS: Mapping[str, tuple[float, float, str]] = {
@@ -79,12 +79,12 @@ def simulate(
     pattern_effect: float = 0.08,
     sex_effect: float = 0.12,
     head_size_sd: float = 0.06,
-    deformation: float = 1.0,
+    deformation: float = 0.5,
     n_sites: int = 3,
     site_gain: float = 0.03,
     site_bias: float = 0.03,
     site_imbalance: float = 0.0,
-    noise: float = 0.03,
+    noise: float = 0.02,
     white_noise: float = 0.02,
     n_jobs: int = 1,
     overwrite: bool = False,
@@ -139,15 +139,16 @@ def simulate(
     sex_effect, head_size_sd : float, default=0.12, 0.06
         Difference of head volume between men and women, and its standard deviation, as fractions of 1480 mL. Grey
         matter is proportional to head volume; a fifth of the difference in size is seen as geometry.
-    deformation : float, default=1.0
-        Standard deviation of the individual displacement along each axis, in mm, smooth over 24 mm.
+    deformation : float, default=0.5
+        Standard deviation of the individual displacement that registration leaves along each axis, in mm, smooth over
+        24 mm.
     n_sites : int, default=3
         Sites, balanced over groups and sexes.
     site_gain, site_bias : float, default=0.03, 0.03
         Standard deviation over sites of the logarithm of the gain, and of the bias field, smooth over 60 mm.
     site_imbalance : float, default=0
         Share of participants whose site follows their group: patients at the first, controls at the last site.
-    noise, white_noise : float, default=0.03, 0.02
+    noise, white_noise : float, default=0.02, 0.02
         Standard deviation, where the template is 1, of noise smooth over 12 mm and of white noise.
     n_jobs : int, default=1
         Processes; -1 is one per core.
