@@ -248,14 +248,14 @@ def _grid(title: str, table: pd.DataFrame) -> Any:
 
 
 def _short(problem: Problem) -> dict[str, str]:
-    name = Path(problem.file).name
+    what = [f'column "{problem.column}"' if problem.column else "", problem.message, problem.got]
     return {
         "": problem.severity,
         "row": str(problem.row or ""),
         "participant": problem.participant_id,
-        "what": f"{problem.message}: {problem.got}" if problem.got else problem.message,
+        "what": ": ".join(part for part in what if part),
         "what to do": problem.fix,
-        "file": name,
+        "file": Path(problem.file).name,
     }
 
 
