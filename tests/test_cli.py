@@ -139,8 +139,29 @@ def test_the_five_verbs_of_a_study_and_resuming_them(run_verb, cohort, tmp_path)
     assert set(table["space"]) == {"common", "salient", "voxel_pca"}
     written = pd.read_csv(run / "analysis" / "separation.tsv", sep="\t", na_values="n/a")
     assert list(written.columns) == list(table.columns)
+    assert (run / "analysis" / "separation.png").stat().st_size > 10_000
     steps = [step["step"] for step in json.loads((run / "provenance.json").read_text())["steps"]]
     assert steps == ["fit", "embed", "evaluate"]
+
+
+def test_the_real_brains_of_two_studies_become_one_manifest_and_check_names_the_site(run_verb, shared_data, tmp_path):
+    output = tmp_path / "two.tsv"
+    first = ["--diagnosis-column", "group", "--rename", "gender=sex", "--site", "novosibirsk"]
+    code, _, err = run_verb("manifest", shared_data / "ds002748", "-o", output, *first)
+    assert code == 0, err
+    second = ["--diagnosis", "control", "--site", "texas", "--append"]
+    code, _, err = run_verb("manifest", shared_data / "ds000011", "-o", output, *second)
+    assert code == 1
+    assert "--prefix" in err
+    code, out, err = run_verb("manifest", shared_data / "ds000011", "-o", output, *second, "--prefix", "tx")
+    assert code == 0, err
+    assert "11 images of 11 participants (7 control, 4 depr)" in out
+    assert json.loads(output.with_suffix(".json").read_text())["sex"]["Levels"]
+    code, out, err = run_verb("check", output, "--target", "depr", "--json")
+    assert code == 0, err
+    verdicts = " ".join(json.loads(out)["verdicts"])
+    assert 'site with one group only: "texas"' in verdicts
+    assert "inseparable" in verdicts
 
 
 def test_new_images_need_a_folder_of_their_own(run_verb, cohort, tmp_path):

@@ -1,0 +1,37 @@
+import pandas as pd
+import pytest
+
+from sepclr_med import read_manifest, write_manifest
+from sepclr_med.cohort.merging import append_rows, label_dataset
+from sepclr_med.errors import ManifestError
+
+
+def dataset(folder, ids, **columns):
+    paths = [str(folder / f"{i}.nii.gz") for i in ids]
+    return pd.DataFrame({"participant_id": ids, "image_path": paths, "diagnosis": "control", **columns})
+
+
+def test_a_second_dataset_keeps_its_own_columns_paths_and_ids(tmp_path):
+    first = label_dataset(dataset(tmp_path / "a", ["sub-01", "sub-02"], bdi=[3.0, 4.0]), site="A")
+    path = write_manifest(first, tmp_path / "manifest.tsv")
+    second = label_dataset(dataset(tmp_path / "b", ["sub-01", "sub-03"], iq=[90.0, 95.0]), site="B", prefix="b")
+    write_manifest(append_rows(path, second), path)
+    both = read_manifest(path)
+    assert both["participant_id"].tolist() == ["sub-01", "sub-02", "sub-b01", "sub-b03"]
+    assert both["site"].tolist() == ["A", "A", "B", "B"]
+    assert both["image_path"][2] == str(tmp_path / "b" / "sub-01.nii.gz")
+    assert both["bdi"].isna().tolist() == [False, False, True, True]
+    assert both["iq"].tolist()[2:] == [90.0, 95.0]
+
+
+def test_two_people_never_become_one(tmp_path):
+    path = write_manifest(dataset(tmp_path, ["sub-01", "sub-02"]), tmp_path / "manifest.tsv")
+    before = path.read_bytes()
+    with pytest.raises(ManifestError, match=r"sub-02.*--prefix"):
+        append_rows(path, dataset(tmp_path / "b", ["sub-02", "sub-03"]))
+    assert path.read_bytes() == before
+
+
+def test_a_prefix_that_bids_does_not_allow_is_refused():
+    with pytest.raises(ManifestError, match="letters and digits"):
+        label_dataset(pd.DataFrame({"participant_id": ["sub-01"]}), prefix="site_b")
