@@ -25,7 +25,7 @@ from sepclr_med.cohort.simulation.pseudo_patients import (
 from sepclr_med.errors import ConfigError, Problem
 
 # Part of what identifies a cohort: raised whenever the same arguments would give other images.
-SIMULATION_VERSION = 2
+SIMULATION_VERSION = 3
 
 # Smallest and largest accepted value of every number, and its unit.
 LIMITS: Mapping[str, tuple[float, float, str]] = {
@@ -67,12 +67,12 @@ def simulate(
     base: str | Path | pd.DataFrame | None = None,
     *,
     base_diagnosis: str | Sequence[str] | None = "control",
-    atrophy: float = 0.35,
-    common_atrophy: float = 0.3,
+    atrophy: float = 0.4,
+    common_atrophy: float = 0.35,
     min_severity: float = 0.2,
     score_correlation: float = 0.8,
     age_range: Sequence[float] = (20.0, 80.0),
-    age_effect: float = 0.035,
+    age_effect: float = 0.05,
     age_gap: float = 0.0,
     ventricle_effect: float = 0.6,
     ventricle_sd: float = 1.0,
@@ -116,10 +116,10 @@ def simulate(
         (age, sex, site, ...) are kept, and ``spacing`` and the parameters below ``score_correlation`` have no role.
     base_diagnosis : str, sequence of str or None, default="control"
         Values of ``diagnosis`` in ``base`` to use; None uses every row.
-    atrophy : float, default=0.35
+    atrophy : float, default=0.4
         Fraction of grey matter lost in the core of a subtype's regions at severity 1. Subtype A: medial and lateral
         temporal; subtype B: medial, dorsolateral and orbital frontal, striatal.
-    common_atrophy : float, default=0.3
+    common_atrophy : float, default=0.35
         Fraction lost at severity 1 in the core of the regions of both subtypes (insula, thalamus, middle cingulate,
         angular gyrus).
     min_severity : float, default=0.2
@@ -128,8 +128,9 @@ def simulate(
         Correlation of the clinical ``score`` (mean 20, standard deviation 8) with severity.
     age_range : two floats, default=(20, 80)
         Age is uniform between them, in years.
-    age_effect : float, default=0.035
-        Fraction lost per decade, compounding, in the core of the ageing regions (frontal, temporal, insular, ...).
+    age_effect : float, default=0.05
+        Fraction lost per decade, compounding, in the core of the ageing regions (frontal, temporal, insular, ...);
+        about what longitudinal studies find there (Raz et al., Cerebral Cortex 2005, doi:10.1093/cercor/bhi044).
     age_gap : float, default=0
         Years by which patients are older than controls on average.
     ventricle_effect, ventricle_sd : float, default=0.6, 1.0
