@@ -100,14 +100,12 @@ def simulate(
 
     Example: sepclr-med simulate data/simulated --train 100 --test 50 --set atrophy=0.3
     """
-    from sepclr_med import simulate as make
+    from sepclr_med.cohort.simulate import simulate_with
 
-    options: dict[str, Any] = _components(assign)
-    if base is not None:
-        options |= {"base": base, "base_diagnosis": _listed(base_diagnosis)}
-    else:
-        options |= {"n_train": train, "n_val": val, "n_test": test, "spacing": spacing}
-    manifest = make(output_dir, seed=seed, overwrite=overwrite, **options)
+    options = {"n_train": train, "n_val": val, "n_test": test, "seed": seed, "overwrite": overwrite}
+    options |= {"spacing": spacing} if base is None else {"base": base}
+    options |= {"base_diagnosis": _listed(base_diagnosis)} if base_diagnosis else {}
+    manifest = simulate_with(output_dir, options | _components(assign))
     print(f"{_groups(manifest)} -> {output_dir / 'manifest.tsv'}")
 
 

@@ -11,7 +11,7 @@ from sepclr_med.analysis.evaluation import evaluate_run
 from sepclr_med.cohort.bids import find_images
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
-from sepclr_med.cohort.simulate import simulate
+from sepclr_med.cohort.simulate import simulate_with
 from sepclr_med.cohort.splits import assign_splits
 from sepclr_med.config import CohortConfig, Config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
@@ -83,7 +83,9 @@ def run_recipe(
 
 def _read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:
     if cohort.simulate is not None:
-        return simulate(run.path / "cohort", **cohort.simulate)
+        base = cohort.simulate.get("base")
+        options = cohort.simulate if base is None else {**cohort.simulate, "base": folder / base}
+        return simulate_with(run.path / "cohort", options)
     if cohort.bids is not None:
         options = cohort.bids.model_dump(exclude={"root"})
         manifest, problems = find_images(folder / cohort.bids.root, **options)

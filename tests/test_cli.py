@@ -185,6 +185,18 @@ def test_run_does_everything_and_again_is_at_once_the_same(run_verb, tmp_path):
     assert (folder / "analysis" / "separation.tsv").read_bytes() == first
 
 
+def test_a_misspelt_component_of_a_simulation_is_named(run_verb, tmp_path):
+    code, _, err = run_verb("simulate", tmp_path / "out", "--set", "atropy=0.2")
+    assert code == 1
+    assert 'did you mean "atrophy"?' in err
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("cohort: {simulate: {n_tran: 16}}\n")
+    code, _, err = run_verb("run", recipe, tmp_path / "run")
+    assert code == 1
+    assert 'did you mean "n_train"?' in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_run_stops_at_a_cohort_that_must_be_mended_first(run_verb, cohort, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(cohort, broken)

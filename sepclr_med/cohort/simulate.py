@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -22,7 +23,7 @@ from sepclr_med.cohort.simulation.pseudo_patients import (
     check_base_images,
     read_base,
 )
-from sepclr_med.errors import ConfigError, Problem
+from sepclr_med.errors import ConfigError, Problem, did_you_mean
 
 # Part of what identifies a cohort: raised whenever the same arguments would give other images.
 SIMULATION_VERSION = 3
@@ -195,6 +196,32 @@ class _Plan:
     table: pd.DataFrame
     parameters: dict[str, Any]
     painter: Callable[[], Painter]
+
+
+def simulate_with(output_dir: str | Path, options: Mapping[str, Any]) -> pd.DataFrame:
+    """Call :func:`simulate` with options that a recipe or the command line gave by name.
+
+    Raises
+    ------
+    ConfigError
+        For a name that is none of its arguments, with the nearest one; else as for :func:`simulate`.
+
+    Examples
+    --------
+    >>> simulate_with("cohort", {"atropy": 0.2})
+    Traceback (most recent call last):
+    sepclr_med.errors.ConfigError: simulate: 1 unknown argument(s)
+      unknown argument; got "atropy"; ...
+    """
+    known = [name for name in inspect.signature(simulate).parameters if name != "output_dir"]
+    wrong = [
+        Problem("unknown argument", got=name, allowed=", ".join(known), fix=did_you_mean(name, known) or "remove it")
+        for name in options
+        if name not in known
+    ]
+    if wrong:
+        raise ConfigError(f"simulate: {len(wrong)} unknown argument(s)", wrong)
+    return simulate(output_dir, **options)
 
 
 def _plan_drawn(given: Mapping[str, Any]) -> _Plan:
