@@ -96,8 +96,8 @@ def embed(
         "Seed": config.training.seed,
     }
     write_embeddings(tables, Path(output_dir) if output_dir else run.embeddings, written)
-    skipped = [str(problem) for problem in cached.problems]
-    counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "skipped_images": skipped}
+    told = [str(problem) for problem in cached.problems]
+    counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
     record_step(run.provenance, "embed", started, counts)
     return tables
 

@@ -124,7 +124,7 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
             "n_train_background": int((~is_target[train_rows]).sum()),
             "n_train_target": int(is_target[train_rows].sum()),
             "n_val": int(val_rows.size),
-            "skipped_images": [str(problem) for problem in cached.problems],
+            "image_problems": [str(problem) for problem in cached.problems],
             "resumed_at_epoch": resumed_at,
         }
         record_step(run.provenance, "fit", started, facts)

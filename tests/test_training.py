@@ -218,7 +218,7 @@ def test_a_manifest_that_cannot_be_trained_on_is_a_message(cohort, config, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unreadable_images_stop_the_run_or_are_skipped_by_policy(cohort, config, tmp_path):
+def test_unreadable_images_stop_the_run_or_are_skipped_by_policy(cohort, config, tmp_path, caplog):
     manifest = read_manifest(cohort)
     broken = tmp_path / "broken.nii.gz"
     broken.write_text("not an image")
@@ -229,6 +229,7 @@ def test_unreadable_images_stop_the_run_or_are_skipped_by_policy(cohort, config,
     run = fit(manifest, skipping, tmp_path / "skip")
     tables = embed(run)
     assert len(tables["salient"]) == len(manifest) - 1
+    assert f"1 of {len(manifest)} images skipped" in caplog.text
     assert "broken.nii.gz" in (run / "provenance.json").read_text()
 
 

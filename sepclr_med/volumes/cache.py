@@ -6,6 +6,7 @@ folder named after the parameters it was made with. So neither a changed file no
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 from monai.transforms import Compose
 
 from sepclr_med.config import VolumesConfig
-from sepclr_med.errors import Problem, VolumeError
+from sepclr_med.errors import SHOWN_PROBLEMS, Problem, VolumeError
 from sepclr_med.volumes.fingerprints import ContentHashes, file_looks
 from sepclr_med.volumes.loading import UnusableImageError
 from sepclr_med.volumes.parallel import Clock, in_parallel
@@ -29,6 +30,8 @@ from sepclr_med.volumes.preprocessing import (
 )
 from sepclr_med.volumes.sources import Content, find_contents, list_sources
 from sepclr_med.volumes.store import VolumeCache
+
+logger = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 << 20
 BATCH_SECONDS = 5.0
@@ -127,6 +130,9 @@ def cache_volumes(
     problems.sort(key=lambda problem: problem.row or 0)
     if problems and (volumes.on_error == "stop" or (rows < 0).all()):
         raise VolumeError(f"{len(problems)} of {len(manifest)} images cannot be used", problems)
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:SHOWN_PROBLEMS])
+        logger.warning("%d of %d images skipped:\n%s", (rows < 0).sum(), len(manifest), shown)
     array = store.array()
     if shape is not None and volumes.preset == "vbm":
         problems += _unusual_values(array, rows)
