@@ -40,6 +40,7 @@ def draw_separation(table: pd.DataFrame, path: Path) -> Path:
     figure = Figure(figsize=(5.2 * len(shown), height), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _draw_panel(axes, scored[scored["metric"] == metric], metric)
+    figure.suptitle("linear probes on held-out participants, 95% intervals", x=0.01, ha="left", fontsize=10)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
@@ -70,6 +71,6 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
     axes.set_ylim(len(variables) - 0.5, -0.5)
     axes.set_xlim(limits[0] - 0.02, limits[1])
     edge = f" (cut at {limits[0]:g})" if limits[0] < 0 else ""
-    axes.set_title(f"{title}{edge}, held-out participants, 95% intervals", fontsize=10, loc="left")
+    axes.set_title(f"{title}{edge}", fontsize=10, loc="left")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
