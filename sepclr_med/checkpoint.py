@@ -22,6 +22,7 @@ from sepclr_med.config import Config
 from sepclr_med.errors import RunError
 from sepclr_med.networks import SepCLRNetwork
 from sepclr_med.rundir import atomic_path, write_json
+from sepclr_med.volumes.standardisation import Standardisation
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -122,3 +123,10 @@ def build_network(config: Config, in_channels: int = 1) -> SepCLRNetwork:
 def network_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the network's part of a checkpoint."""
     return {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+
+
+def saved_standardisation(tensors: Mapping[str, Tensor]) -> Standardisation | None:
+    """Return the standardisation of a checkpoint, or None when it was trained without."""
+    if "standardise.mean" not in tensors:
+        return None
+    return Standardisation(tensors["standardise.mean"], tensors["standardise.inverse_std"])

@@ -35,7 +35,7 @@ BidsRoot = Annotated[Path | None, typer.Option(help="Folder that image paths are
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="May be repeated.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where something is already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 
 
 _wanted = {"traceback": False}
@@ -54,7 +54,7 @@ def main() -> None:
     """Run the program; user errors become a message and exit code 1."""
     try:
         app()
-    except UserError as error:
+    except (UserError, OSError) as error:
         if _wanted["traceback"]:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -137,7 +137,7 @@ def make_manifest(
     from sepclr_med import find_images, write_manifest
     from sepclr_med.cohort.columns import describe_columns
     from sepclr_med.cohort.merging import append_rows, label_dataset
-    from sepclr_med.rundir import write_json
+    from sepclr_med.rundir import read_json, write_json
 
     named = {"desc": desc, "label": label, "space": space, "ses": session, **_pairs(entity or [], "--entity")}
     table, problems = find_images(
@@ -156,7 +156,7 @@ def make_manifest(
     dictionary, sidecar = describe_columns(table), output.with_suffix(".json")
     if append:
         table = append_rows(output, table)
-        dictionary |= json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+        dictionary |= read_json(sidecar) if sidecar.is_file() else {}
     write_manifest(table, output)
     write_json(sidecar, dictionary)
     diagnoses = ", ".join(f"{n} {name}" for name, n in table["diagnosis"].value_counts(dropna=False).items())
@@ -170,7 +170,7 @@ def check(
     target: Target = "patient",
     bids_root: BidsRoot = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="TSV of every problem.")] = None,
-    jobs: Annotated[int, typer.Option(help="Images read at a time; -1 means one per core.")] = -1,
+    jobs: Annotated[int, typer.Option(min=-1, help="Images read at a time; -1 means one per core.")] = -1,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -184,7 +184,7 @@ def check(
 
     table = read_manifest(manifest, bids_root)
     facts = manifest.with_name(f".{manifest.name}.images.jsonl")
-    result = check_cohort(table, _listed(background), _listed(target), n_jobs=jobs, cache_file=facts)
+    result = check_cohort(table, _listed(background), _listed(target), n_jobs=jobs or -1, cache_file=facts)
     if output is not None:
         write_table(output, problems_table(result))
     print(json.dumps(result.to_dict(), indent=2)) if as_json else _print_rich(format_check(result))
@@ -265,7 +265,7 @@ def embed(
         Path | None, typer.Option("-o", "--output", help="Folder; none means RUN_DIR/embeddings.")
     ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="last or best; none means the run's setting.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per pass; does not change the result.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass; does not change the result.")] = 64,
     cache_dir: Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes.")] = None,
     bids_root: BidsRoot = None,
     verbose: Verbose = False,
@@ -328,6 +328,7 @@ def run(
 
     paths = {"manifest": manifest, "bids_root": bids_root}
     given = [f"cohort.{name}={path.resolve()}" for name, path in paths.items() if path is not None]
+    given += ["cohort.simulate=null", "cohort.bids=null"] if manifest is not None else []
     settings = [*(assign or []), *given, *_group_settings(background, target)]
     table = run_recipe(recipe, run_dir, settings, overwrite, say=lambda text: print(text, file=sys.stderr, flush=True))
     _print_json(table) if as_json else _print_rich(format_separation(table))
@@ -361,9 +362,9 @@ def _pairs(assignments: list[str], option: str) -> dict[str, str]:
 
 
 def _components(assign: list[str] | None) -> dict[str, Any]:
-    import yaml
+    from sepclr_med.config import parse_value
 
-    return {name: yaml.safe_load(value) for name, value in _pairs(assign or [], "--set").items()}
+    return {name: parse_value(value) for name, value in _pairs(assign or [], "--set").items()}
 
 
 def _group_settings(background: str | None, target: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -56,7 +56,7 @@ class SplitConfig(Section):
     """Columns whose joint distribution the parts should share; absent columns are passed over."""
     leave_site_out: str | None = None
     """Name of one site that is the test set as a whole."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the division."""
 
 
@@ -102,10 +102,11 @@ class VolumesConfig(Section):
     standardise: Literal["none", "voxelwise"] = "voxelwise"
     """``voxelwise``: subtract mean and divide by standard deviation of the training background, per voxel."""
     cache_dir: str | None = None
-    """Folder of preprocessed volumes; none means ``cache`` beside the run folder, shared by runs there."""
+    """Folder of preprocessed volumes, relative to where the command runs; none means ``cache`` beside the run folder,
+    shared by runs there."""
     on_error: Literal["stop", "skip"] = "stop"
     """What an unreadable image does: stop with all of them named, or skip them, named and counted."""
-    n_jobs: int = -1
+    n_jobs: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Images preprocessed at a time; -1 means one per core."""
 
 
@@ -206,8 +207,8 @@ class TrainingConfig(Section):
     """Share of all steps in which the learning rate rises."""
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    """``auto``: bf16-mixed on GPUs that have it, 32-true elsewhere."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """``auto``: bf16-mixed on GPUs that have it, 32-true elsewhere. CPUs take 32-true only."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; none leaves its own choice."""
@@ -228,7 +229,8 @@ class EvaluationConfig(Section):
     """Components of the voxel baseline, fitted on training rows."""
     checkpoint: Literal["last", "best"] = "last"
     """Which weights embed: ``best`` has the lowest validation loss."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+    """Seed of folds and resamples."""
 
 
 class Config(Section):
@@ -323,10 +325,21 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         inner = values.get(part)
         values[part] = dict(inner) if isinstance(inner, dict) else {}
         values = values[part]
+    values[path[-1]] = parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """Read one value as YAML; what is no YAML is text.
+
+    Examples
+    --------
+    >>> parse_value("[a, 2]"), parse_value("a: b: c")
+    (['a', 2], 'a: b: c')
+    """
     try:
-        values[path[-1]] = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError:
-        values[path[-1]] = text
+        return text
 
 
 def _problem(detail: Any, source: str) -> Problem:

@@ -44,8 +44,10 @@ def _packages() -> list[tuple[str, str, str, str]]:
 
 
 def _devices() -> list[tuple[str, str, str, str]]:
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        return [("torch", f"cannot be loaded: {error}", "missing", "pip install torch")]
     rows = [("CPU threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores", "ok", "training.threads sets them")]
     rows.append(("CPU precision", "32-true", "ok", "bfloat16 on CPUs has given non-finite gradients and is not used"))
     if not torch.cuda.is_available():
@@ -54,7 +56,7 @@ def _devices() -> list[tuple[str, str, str, str]]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = f"{properties.total_memory / 2**30:.0f} GiB"
-        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed or 32-true"
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         rows.append((f"CUDA GPU {index}", f"{properties.name}, {memory}", "ok", f"precision {precision}"))
     return rows
 

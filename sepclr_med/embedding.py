@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights
+from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights, saved_standardisation
 from sepclr_med.cohort.embeddings import ID_COLUMNS, read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.config import Config
-from sepclr_med.errors import RunError
+from sepclr_med.errors import RunError, UserError
 from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
@@ -21,8 +22,9 @@ from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder, read_config
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.reader import VolumeReader
-from sepclr_med.volumes.standardisation import Standardisation
 from sepclr_med.volumes.voxel_pca import VoxelPCA
+
+logger = logging.getLogger(__name__)
 
 
 def embed(
@@ -56,7 +58,7 @@ def embed(
     -------
     dict of {"common", "salient", "voxel_pca"} to DataFrame
         In the manifest's order; columns ``participant_id session_id split fold model_id`` and one per factor. ``split``
-        is ``train`` for every participant the model was trained on, whatever the manifest says.
+        is the participant's part in this run, whatever the manifest says, and missing for everyone else.
 
     Raises
     ------
@@ -71,6 +73,8 @@ def embed(
     own = manifest is None
     manifest = read_manifest(run.manifest) if own else manifest
     which = checkpoint or config.evaluation.checkpoint
+    if which not in ("last", "best") or batch_size < 1:
+        raise UserError(f"embed: checkpoint is last or best, batch size 1 or more; got {which} and {batch_size}")
     tensors, facts = load_checkpoint(run.checkpoint(which))
     if which == "last" and facts["epoch"] < config.training.epochs:
         raise RunError(
@@ -81,7 +85,7 @@ def embed(
     cached = cache_volumes(manifest, config.volumes, folder, config.network.spatial_dims)
     kept = np.flatnonzero(cached.rows >= 0)
     device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
-    read = VolumeReader(cached, _saved_standardisation(tensors), device)
+    read = VolumeReader(cached, saved_standardisation(tensors), device)
     factors = _embed_rows(run, config, tensors, facts["in_channels"], read, kept, batch_size)
     ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
     tables = {
@@ -98,7 +102,11 @@ def embed(
     write_embeddings(tables, Path(output_dir) if output_dir else run.embeddings, written)
     told = [str(problem) for problem in cached.problems]
     counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
-    record_step(run.provenance, "embed", started, counts)
+    try:
+        record_step(run.provenance, "embed", started, counts)
+    except RunError as error:
+        # A run shared read-only still embeds.
+        logger.warning("not recorded: %s", error)
     return tables
 
 
@@ -143,18 +151,12 @@ def _embed_rows(
 
 
 def _id_table(manifest: pd.DataFrame, run: RunDir, model_id: str) -> pd.DataFrame:
-    """Return the id columns; a participant of the training split is ``train`` in every manifest."""
+    """Return the id columns; ``split`` is the participant's part in this run, missing for everyone else."""
     ids = manifest.reindex(columns=[c for c in ID_COLUMNS if c != "run" or c in manifest]).reset_index(drop=True)
-    trained_on = set(read_manifest(run.part("train"))["participant_id"])
-    ids["split"] = ids["split"].astype(object).where(~ids["participant_id"].isin(trained_on), "train")
+    own = read_manifest(run.manifest).drop_duplicates("participant_id").set_index("participant_id")["split"]
+    ids["split"] = ids["participant_id"].map(own)
     ids["model_id"] = model_id
     return ids
-
-
-def _saved_standardisation(tensors: dict[str, torch.Tensor]) -> Standardisation | None:
-    if "standardise.mean" not in tensors:
-        return None
-    return Standardisation(tensors["standardise.mean"], tensors["standardise.inverse_std"])
 
 
 def _names(space: str, n: int) -> list[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sepclr_med.analysis.evaluation import evaluate_run
 from sepclr_med.cohort.bids import find_images
-from sepclr_med.cohort.manifest import read_manifest, write_manifest
+from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
 from sepclr_med.cohort.simulate import simulate_with
 from sepclr_med.cohort.splits import assign_splits
@@ -17,6 +17,7 @@ from sepclr_med.config import CohortConfig, Config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
 from sepclr_med.errors import ConfigError, ManifestError, Problem
 from sepclr_med.rundir import RunDir, write_json, write_table
+from sepclr_med.runs import refuse_strangers
 from sepclr_med.training import fit
 
 
@@ -56,6 +57,7 @@ def run_recipe(
     """
     config = load_config(recipe, overrides)
     run = RunDir(run_dir)
+    refuse_strangers(run)
     say("cohort")
     manifest = _read_cohort(config.cohort, Path(recipe).parent, run)
     say(f"check: {len(manifest)} images")
@@ -71,7 +73,6 @@ def run_recipe(
     manifest = _split(manifest, config)
     counts = ", ".join(f"{n} {split}" for split, n in manifest["split"].value_counts().items())
     say(f"split: {counts}")
-    write_manifest(manifest, run.path / "manifest.tsv")
     say(f"fit: {config.training.epochs} epochs of {config.network.backbone}")
     fit(manifest, config, run.path, overwrite)
     if not embeddings_are_current(run.path):
@@ -84,7 +85,7 @@ def run_recipe(
 def _read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:
     if cohort.simulate is not None:
         base = cohort.simulate.get("base")
-        options = cohort.simulate if base is None else {**cohort.simulate, "base": folder / base}
+        options = cohort.simulate if base is None else {**cohort.simulate, "base": folder / str(base)}
         return simulate_with(run.path / "cohort", options)
     if cohort.bids is not None:
         options = cohort.bids.model_dump(exclude={"root"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -12,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sepclr_med.rundir import write_json
+from sepclr_med.rundir import read_json, write_json
 
 PACKAGES = (
     "sepclr-med",
@@ -25,7 +24,6 @@ PACKAGES = (
     "pandas",
     "scikit-learn",
     "scipy",
-    "statsmodels",
     "pydantic",
     "safetensors",
 )
@@ -70,5 +68,5 @@ def record_step(path: Path, step: str, started: datetime, facts: Mapping[str, An
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         **facts,
     }
-    earlier = json.loads(path.read_text(encoding="utf-8"))["steps"] if path.is_file() else []
+    earlier = read_json(path)["steps"] if path.is_file() else []
     return write_json(path, {"steps": [*earlier, entry]})

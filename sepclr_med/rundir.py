@@ -59,6 +59,14 @@ def write_json(path: str | Path, content: Any) -> Path:
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """Read JSON; anything else is a :class:`RunError` that names the file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: not readable JSON ({error}); mend or delete it") from None
+
+
 def write_table(path: str | Path, table: pd.DataFrame) -> Path:
     """Write a TSV atomically: tab, UTF-8, LF, ``n/a`` for missing, floats as ``%.8g``."""
     with atomic_path(path) as temporary:

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
-from sepclr_med.config import Config, dump_config, parse_config
+from sepclr_med.config import Config, dump_config, parse_config, read_yaml
 from sepclr_med.errors import RunError
 from sepclr_med.rundir import RunDir, write_text
 
 # They change where and how fast the work is done, or steps after training, never the weights.
 FREE_KEYS = ("volumes.cache_dir", "volumes.n_jobs", "training.accelerator", "evaluation.", "cohort.")
-BOUND_KEYS = ("cohort.background", "cohort.target")
+BOUND_KEYS = ("cohort.background", "cohort.target", "evaluation.voxel_pca_components")
+# What an interrupted start may have left.
+MADE_BEFORE_CONFIG = {"cohort", "check", "cache", "data", "logs"}
 
 
 def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: bool = False) -> None:
@@ -38,21 +39,34 @@ def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
         When the folder holds something else, or a run with another configuration or manifest (the difference is
         shown), and ``overwrite`` is off.
     """
-    if run.path.exists() and not run.path.is_dir():
-        raise RunError(f"{run.path}: is a file, not a folder; choose another run folder")
+    refuse_strangers(run)
     if overwrite:
         _clear(run)
-    if run.config.exists():
+    if run.config.exists() and run.checkpoint().is_file():
         _require_same(run, manifest, config)
         return
-    strangers = sorted(p.name for p in run.path.glob("*") if not p.name.startswith(".")) if run.path.exists() else []
-    if set(strangers) - {"cohort", "check", "cache", "manifest.tsv", "logs"}:
-        raise RunError(f"{run.path}: not empty and not a run folder (holds {', '.join(strangers[:5])}); choose another")
     for split in ("train", "val", "test"):
         write_manifest(manifest[manifest["split"] == split], run.part(split))
     write_manifest(manifest, run.manifest)
     # Last, because its presence says that the folder is complete.
     write_text(run.config, dump_config(config))
+
+
+def refuse_strangers(run: RunDir) -> None:
+    """Refuse a folder that holds anything but a run, before anything is written there.
+
+    Raises
+    ------
+    RunError
+        Naming what the folder holds.
+    """
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f"{run.path}: is a file, not a folder; choose another run folder")
+    if run.config.exists() or not run.path.exists():
+        return
+    found = sorted(path.name for path in run.path.iterdir() if not path.name.startswith("."))
+    if set(found) - MADE_BEFORE_CONFIG:
+        raise RunError(f"{run.path}: not empty and not a run folder (holds {', '.join(found[:5])}); choose another")
 
 
 def read_config(run: RunDir) -> Config:
@@ -65,7 +79,7 @@ def read_config(run: RunDir) -> Config:
     """
     if not run.config.is_file():
         raise RunError(f"{run.path}: not a run folder (no config.yaml); train first with `sepclr-med fit`")
-    return parse_config(yaml.safe_load(run.config.read_text(encoding="utf-8")), str(run.config))
+    return parse_config(read_yaml(run.config), str(run.config))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -88,8 +102,7 @@ def _require_same(run: RunDir, manifest: pd.DataFrame, config: Config) -> None:
     changes = [
         f"{key}: {before.get(key)} -> {now.get(key)}" for key in sorted(bound) if before.get(key) != now.get(key)
     ]
-    if manifest_hash(read_manifest(run.manifest)) != manifest_hash(manifest):
-        changes.append("the manifest: other rows, values or splits than the run was trained with")
+    changes += _manifest_changes(read_manifest(run.manifest), manifest)
     if changes:
         lines = "\n".join(f"  {change}" for change in changes)
         raise RunError(
@@ -98,9 +111,23 @@ def _require_same(run: RunDir, manifest: pd.DataFrame, config: Config) -> None:
         )
 
 
+def _manifest_changes(before: pd.DataFrame, now: pd.DataFrame) -> list[str]:
+    if manifest_hash(before) == manifest_hash(now):
+        return []
+    gone = sorted(set(before["participant_id"]) - set(now["participant_id"]))
+    new = sorted(set(now["participant_id"]) - set(before["participant_id"]))
+    said = [f"participants {what}: {', '.join(ids[:5])}" for what, ids in (("gone", gone), ("new", new)) if ids]
+    if not said and len(before) == len(now):
+        shared = before.columns.intersection(now.columns)
+        said = [f"column {c} has other values" for c in shared if not _same_values(before[c], now[c])]
+    return [f"the manifest: {'; '.join(said) or 'other rows or columns'}"]
+
+
+def _same_values(before: pd.Series, now: pd.Series) -> bool:
+    return before.astype(str).tolist() == now.astype(str).tolist()
+
+
 def _clear(run: RunDir) -> None:
-    if run.path.exists() and any(run.path.iterdir()) and not run.config.exists():
-        raise RunError(f"{run.path}: not a run folder (no config.yaml), so --overwrite leaves it alone")
     for name in ("checkpoints", "data", "embeddings", "analysis"):
         shutil.rmtree(run.path / name, ignore_errors=True)
     for path in (run.history, run.progress, run.provenance, run.config):
@@ -109,4 +136,5 @@ def _clear(run: RunDir) -> None:
 
 def cache_folder(run: RunDir, config: Config) -> Path:
     """Return the folder of preprocessed volumes: as configured, else ``cache`` beside the run folder."""
-    return Path(config.volumes.cache_dir) if config.volumes.cache_dir else run.path.resolve().parent / "cache"
+    chosen = config.volumes.cache_dir
+    return Path(chosen).expanduser() if chosen else run.path.resolve().parent / "cache"

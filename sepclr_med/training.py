@@ -6,6 +6,8 @@ of the step number: a resumed run is the uninterrupted one.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from sepclr_med.checkpoint import (
     optimiser_tensors,
     restore_optimiser,
     save_checkpoint,
+    saved_standardisation,
     weights_id,
 )
 from sepclr_med.cohort.manifest import assign_roles, manifest_hash
@@ -46,6 +49,8 @@ from sepclr_med.volumes.standardisation import Standardisation, fit_standardisat
 from sepclr_med.volumes.views import draw_views
 from sepclr_med.volumes.voxel_pca import fit_voxel_pca
 
+logger = logging.getLogger(__name__)
+
 LOGGED = [*LossTerms._fields, "salient_norm_background", "salient_norm_target", "gradient_norm"]
 SECONDS_BETWEEN_PICTURES = 15.0
 
@@ -56,6 +61,7 @@ class TrainingState:
 
     network: SepCLRNetwork
     optimiser: torch.optim.Optimizer
+    hashes: dict[str, str]
     standardisation: Standardisation | None = None
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -98,36 +104,38 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
     run = RunDir(run_dir)
     roles = _require_trainable(manifest, config)
     open_run(run, manifest, config, overwrite)
+    if _is_finished(run, config):
+        logger.warning("%s: already trained for %d epochs; --overwrite starts over", run.path, config.training.epochs)
+        return run.path
     # The index stays: messages about images name the row of the whole manifest.
     used = manifest[roles.notna() & manifest["split"].isin(["train", "val"])]
     cached = cache_volumes(used, config.volumes, cache_folder(run, config), config.network.spatial_dims)
-    is_target = (assign_roles(used, config.cohort.background, config.cohort.target) == "target").to_numpy(bool)
+    is_target = (roles[used.index] == "target").to_numpy(bool)
     present = cached.rows >= 0
     train_rows = np.flatnonzero(present & (used["split"] == "train").to_numpy(bool))
     val_rows = np.flatnonzero(present & (used["split"] == "val").to_numpy(bool))
+    _require_both_groups(roles[used.index[train_rows]])
 
     fabric = _make_fabric(config.training)
-    state = _set_up(fabric, cached, train_rows, is_target, config)
-    if run.checkpoint().is_file():
-        _restore(run, state)
-    resumed_at = state.epoch
-    if resumed_at < config.training.epochs:
-        read = VolumeReader(cached, state.standardisation, fabric.device)
-        _train(fabric, state, read, train_rows, val_rows, is_target, config, run, manifest_hash(manifest))
+    hashes = {"manifest_sha256": manifest_hash(manifest), "volumes_sha256": _hash_volumes(cached)}
+    state = _set_up(fabric, run, cached, train_rows, is_target, config, hashes)
     _fit_baseline(run, cached, state, train_rows, config)
-    if resumed_at < config.training.epochs or not run.provenance.is_file():
-        facts = {
-            "seed": config.training.seed,
-            "device": _device_name(fabric),
-            "precision": str(fabric._precision.precision),
-            "manifest_sha256": manifest_hash(manifest),
-            "n_train_background": int((~is_target[train_rows]).sum()),
-            "n_train_target": int(is_target[train_rows].sum()),
-            "n_val": int(val_rows.size),
-            "image_problems": [str(problem) for problem in cached.problems],
-            "resumed_at_epoch": resumed_at,
-        }
-        record_step(run.provenance, "fit", started, facts)
+    resumed_at = state.epoch
+    read = VolumeReader(cached, state.standardisation, fabric.device)
+    _train(fabric, state, read, train_rows, val_rows, is_target, config, run)
+    facts = {
+        "seed": config.training.seed,
+        "device": _device_name(fabric),
+        "precision": str(fabric._precision.precision),
+        **hashes,
+        "n_train_background": int((~is_target[train_rows]).sum()),
+        "n_train_target": int(is_target[train_rows].sum()),
+        "n_val": int(val_rows.size),
+        "n_rows_not_used": len(manifest) - len(used) - int((manifest["split"] == "test").sum()),
+        "image_problems": [str(problem) for problem in cached.problems],
+        "resumed_at_epoch": resumed_at,
+    }
+    record_step(run.provenance, "fit", started, facts)
     return run.path
 
 
@@ -139,17 +147,34 @@ def _require_trainable(manifest: pd.DataFrame, config: Config) -> pd.Series:
     if overlap:
         raise ManifestError("manifest: the same participant or family is in several splits", overlap)
     roles = assign_roles(manifest, config.cohort.background, config.cohort.target)
-    in_train = roles[manifest["split"] == "train"].value_counts()
+    _require_both_groups(roles[manifest["split"] == "train"])
+    idle = int((manifest["split"].isna() | roles.isna()).sum())
+    if idle:
+        logger.warning("%d of %d rows are not used: no split, or a diagnosis in neither group", idle, len(manifest))
+    if config.evaluation.checkpoint == "best":
+        _require_both_groups(roles[manifest["split"] == "val"], "val", "evaluation.checkpoint=best is chosen there")
+    return roles
+
+
+def _require_both_groups(roles: pd.Series, split: str = "train", why: str = "") -> None:
+    counts = roles.value_counts()
     few = [
-        Problem(
-            f"{in_train.get(role, 0)} {role} rows in the train split", column="split", allowed="2 or more", code="few"
-        )
+        Problem(f"{counts.get(role, 0)} {role} rows in the {split} split", column="split", allowed="2 or more", fix=why)
         for role in ("background", "target")
-        if in_train.get(role, 0) < 2
+        if counts.get(role, 0) < 2
     ]
     if few:
-        raise ManifestError("manifest: too few rows to train on", few)
-    return roles
+        raise ManifestError(f"manifest: too few rows with an image in the {split} split", few)
+
+
+def _is_finished(run: RunDir, config: Config) -> bool:
+    if not (run.checkpoint().is_file() and run.voxel_pca.is_file() and run.provenance.is_file()):
+        return False
+    return bool(load_checkpoint(run.checkpoint())[1]["epoch"] >= config.training.epochs)
+
+
+def _hash_volumes(cached: CachedVolumes) -> str:
+    return hashlib.sha256("\n".join(cached.keys).encode()).hexdigest()
 
 
 def _make_fabric(training: TrainingConfig) -> Fabric:
@@ -160,7 +185,9 @@ def _make_fabric(training: TrainingConfig) -> Fabric:
     if precision == "auto":
         on_gpu = training.accelerator in ("auto", "cuda") and torch.cuda.is_available()
         # bfloat16 on CPUs has given non-finite gradients of 3-D convolutions.
-        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if precision != "32-true" and (training.accelerator == "cpu" or not torch.cuda.is_available()):
+        raise UserError(f"training.precision: {precision} needs a GPU; use auto, or 32-true on a CPU")
     try:
         return Fabric(accelerator=training.accelerator, devices=1, precision=precision)
     except (RuntimeError, ValueError) as error:
@@ -171,15 +198,24 @@ def _make_fabric(training: TrainingConfig) -> Fabric:
 
 
 def _set_up(
-    fabric: Fabric, cached: CachedVolumes, train_rows: np.ndarray, is_target: np.ndarray, config: Config
+    fabric: Fabric,
+    run: RunDir,
+    cached: CachedVolumes,
+    train_rows: np.ndarray,
+    is_target: np.ndarray,
+    config: Config,
+    hashes: dict[str, str],
 ) -> TrainingState:
+    """Return what training starts from: new weights, or those of the last finished epoch."""
     network = channels_last(build_network(config, in_channels=cached.array.shape[1])).to(fabric.device)
     decay = config.training.weight_decay
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=decay, fused=fabric.device.type == "cuda")
-    standardisation = None
-    if config.volumes.standardise == "voxelwise":
-        standardisation = fit_standardisation(cached.load, train_rows[~is_target[train_rows]])
-    return TrainingState(network, optimiser, standardisation)
+    state = TrainingState(network, optimiser, hashes)
+    if run.checkpoint().is_file():
+        _restore(run, state)
+    elif config.volumes.standardise == "voxelwise":
+        state.standardisation = fit_standardisation(cached.load, train_rows[~is_target[train_rows]])
+    return state
 
 
 def _train(
@@ -191,7 +227,6 @@ def _train(
     is_target: np.ndarray,
     config: Config,
     run: RunDir,
-    manifest_sha256: str,
 ) -> None:
     """Run the remaining epochs; after each, log, validate when due, and save."""
     training, method = config.training, config.method
@@ -230,13 +265,16 @@ def _train(
                 row |= _validate(network, loss, read, val_rows, is_target, config)
             state.history.append(row)
             state.epoch = epoch + 1
-            _save(run, state, config, manifest_sha256)
-            if time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES or state.epoch == training.epochs:
+            _save(run, state, config)
+            if time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES:
                 draw_progress(history_table(state.history), run.progress)
                 drawn = time.monotonic()
             advance(
                 f"loss {row['train_total']:.3f}, background salient norm {row['train_salient_norm_background']:.3f}"
             )
+    # Also after a kill between the last checkpoint and its record.
+    write_table(run.history, history_table(state.history))
+    draw_progress(history_table(state.history), run.progress)
 
 
 def _forward(
@@ -283,7 +321,7 @@ def learning_rate(step: int, n_steps: int, training: TrainingConfig) -> float:
 
     Examples
     --------
-    >>> learning_rate(10, 110, TrainingConfig(warmup=0.1, learning_rate=0.5))
+    >>> learning_rate(11, 110, TrainingConfig(warmup=0.1, learning_rate=0.5))
     0.5
     """
     n_warmup = int(training.warmup * n_steps)
@@ -299,18 +337,20 @@ def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(history, columns=columns)
 
 
-def _save(run: RunDir, state: TrainingState, config: Config, manifest_sha256: str) -> None:
+def _save(run: RunDir, state: TrainingState, config: Config) -> None:
     weights = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
     fitted = {}
     if state.standardisation:
         fitted = {"standardise.mean": state.standardisation.mean}
         fitted["standardise.inverse_std"] = state.standardisation.inverse_std
+    # A checkpoint is shared: nothing that names the user's disk.
+    shared = config.model_dump(mode="json", exclude={"cohort": True, "volumes": {"cache_dir"}})
     facts = {
         "epoch": state.epoch,
         "model_id": weights_id(weights),
         "in_channels": next(state.network.common_encoder.parameters()).shape[1],
-        "manifest_sha256": manifest_sha256,
-        "config": config.model_dump(mode="json"),
+        **state.hashes,
+        "config": shared,
         "history": state.history,
     }
     latest = state.history[-1].get("val_total")
@@ -324,8 +364,16 @@ def _save(run: RunDir, state: TrainingState, config: Config, manifest_sha256: st
 
 def _restore(run: RunDir, state: TrainingState) -> None:
     tensors, facts = load_checkpoint(run.checkpoint())
+    if facts["volumes_sha256"] != state.hashes["volumes_sha256"]:
+        raise RunError(
+            f"{run.path}: the training images are not those this run began with (other content under the same names, "
+            "or other images can be read); restore them, or start over with --overwrite"
+        )
+    for leftover in run.checkpoint().parent.glob(".*"):
+        leftover.unlink()
     state.network.load_state_dict(network_weights(tensors))
     restore_optimiser(state.optimiser, tensors)
+    state.standardisation = saved_standardisation(tensors)
     state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]
 
 

@@ -304,7 +304,7 @@ def test_foreign_folders_and_other_simulations_are_refused(cohort, tmp_path):
         simulate(tmp_path, **COARSE)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     before = file_bytes(cohort[0])
-    with pytest.raises(ConfigError, match=r"atrophy differs.*0\.5.*0\.35"):
+    with pytest.raises(ConfigError, match=r"atrophy differs.*0\.5.*0\.4"):
         simulate(cohort[0], **COARSE, atrophy=0.5)
     assert file_bytes(cohort[0]) == before
 

@@ -93,9 +93,9 @@ def test_ids_come_in_the_manifests_order_whatever_the_batch_size(trained, cohort
     np.testing.assert_allclose(own[factor_columns(large)], again[factor_columns(large)], atol=1e-5)
 
 
-def test_the_derivative_names_no_path_of_the_users_disk(trained, cohort):
-    for path in (trained / "embeddings").iterdir():
-        text = path.read_text()
+def test_neither_derivative_nor_checkpoint_names_a_path_of_the_users_disk(trained, cohort):
+    for path in [*(trained / "embeddings").iterdir(), *(trained / "checkpoints").iterdir()]:
+        text = path.read_bytes().decode(errors="replace")
         assert str(trained) not in text
         assert str(cohort.parent) not in text
     table = pd.read_csv(
@@ -117,12 +117,14 @@ def test_the_derivative_names_no_path_of_the_users_disk(trained, cohort):
     assert description["DatasetType"] == "derivative"
 
 
-def test_participants_trained_on_are_marked_in_a_new_manifest_that_says_otherwise(trained, cohort, tmp_path):
+def test_the_split_of_an_embedding_is_the_runs_own_whatever_a_new_manifest_says(trained, cohort, tmp_path):
     manifest = read_manifest(cohort)
-    truth = manifest.set_index("participant_id")["split"]
+    truth = manifest["split"]
     manifest["split"] = "test"
-    table = embed(trained, manifest, tmp_path / "new")["common"].set_index("participant_id")
-    assert (table["split"] == "train").equals(truth == "train")
+    manifest.loc[0, "participant_id"] = "sub-stranger"
+    table = embed(trained, manifest, tmp_path / "new")["common"]
+    assert table["split"].tolist()[1:] == truth.tolist()[1:]
+    assert pd.isna(table["split"][0])
 
 
 def test_a_run_embeds_without_its_training_images(trained, cohort, tmp_path):
@@ -167,8 +169,11 @@ def test_another_configuration_or_manifest_is_refused_with_the_difference(traine
     manifest = read_manifest(cohort)
     with pytest.raises(RunError, match=r"training\.learning_rate: 0\.001 -> 0\.01"):
         fit(manifest, load_config(overrides=[*SETTINGS, "training.learning_rate=0.01"]), trained)
-    with pytest.raises(RunError, match="the manifest"):
+    with pytest.raises(RunError, match="the manifest: participants gone: sub-0001"):
         fit(manifest.iloc[1:], load_config(overrides=SETTINGS), trained)
+    older = manifest.assign(age=manifest["age"] + 1)
+    with pytest.raises(RunError, match="the manifest: column age has other values"):
+        fit(older, load_config(overrides=SETTINGS), trained)
     elsewhere = load_config(overrides=[*SETTINGS, "evaluation.n_bootstrap=7"])
     assert fit(manifest, elsewhere, trained) == trained
 
@@ -181,12 +186,38 @@ def test_a_folder_with_something_else_in_it_is_left_alone(cohort, config, tmp_pa
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_overwrite_starts_over(cohort, config, tmp_path):
+def test_a_start_that_was_killed_or_failed_before_training_does_not_lock_the_folder(cohort, config, tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.part("train").parent.mkdir(parents=True)
+    run.part("train").write_text("half")
+    manifest = read_manifest(cohort)
+    broken = manifest.assign(image_path=[str(tmp_path / "absent.nii.gz"), *manifest["image_path"][1:]])
+    with pytest.raises(VolumeError, match="absent"):
+        fit(broken, config, run.path)
+    one = load_config(overrides=[*SETTINGS, "training.epochs=1"])
+    assert len(embed(fit(manifest, one, run.path))["salient"]) == len(manifest)
+
+
+def test_other_images_under_the_same_names_are_refused_on_resume(cohort, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(cohort.parent, tmp_path / "cohort")
+    kill_during_training(copy / "manifest.tsv", tmp_path / "run", after_epochs=1)
+    manifest = read_manifest(copy / "manifest.tsv")
+    shutil.copy(manifest["image_path"][0], manifest["image_path"][1])
+    config = load_config(overrides=[*SETTINGS, "training.epochs=40"])
+    with pytest.raises(RunError, match="training images are not those"):
+        fit(manifest, config, tmp_path / "run")
+
+
+def test_overwrite_starts_over_and_leaves_the_users_files(cohort, config, tmp_path):
     one = load_config(overrides=[*SETTINGS, "training.epochs=1"])
     fit(read_manifest(cohort), one, tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     two = load_config(overrides=[*SETTINGS, "training.epochs=2"])
     fit(read_manifest(cohort), two, tmp_path / "run", overwrite=True)
     assert len(pd.read_csv(tmp_path / "run" / "history.tsv", sep="\t")) == 2
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(cohort, tmp_path):
@@ -235,7 +266,7 @@ def test_unreadable_images_stop_the_run_or_are_skipped_by_policy(cohort, config,
 
 def test_a_full_disk_is_a_message_and_the_same_call_goes_on_elsewhere(cohort, small_disk, tmp_path):
     config = load_config(overrides=[*SETTINGS, f"volumes.cache_dir={tmp_path / 'cache'}", "training.epochs=1"])
-    with pytest.raises(RunError, match=r"best\.safetensors: cannot be written: .*[Nn]o space left"):
+    with pytest.raises(RunError, match=r"voxel_pca\.safetensors: cannot be written: .*[Nn]o space left"):
         fit(read_manifest(cohort), config, small_disk / "run")
     assert list((small_disk / "run" / "checkpoints").iterdir()) == []
     run = fit(read_manifest(cohort), config, tmp_path / "run")

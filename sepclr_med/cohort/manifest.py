@@ -186,8 +186,11 @@ def manifest_hash(manifest: pd.DataFrame) -> str:
     >>> manifest_hash(one) == manifest_hash(other)
     True
     """
-    names = [str(image).rsplit("/", 1)[-1] for image in manifest["image_path"].tolist()]
-    content = _format(manifest.assign(image_path=names)[sorted(manifest.columns)], "\t")
+    names = {
+        column: [str(path).rsplit("/", 1)[-1] for path in manifest[column].tolist()]
+        for column in manifest.columns.intersection(PATHS)
+    }
+    content = _format(manifest.assign(**names)[sorted(manifest.columns)], "\t")
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -55,6 +55,8 @@ class CachedVolumes:
         The images that were skipped, and warnings.
     spatial_size : tuple of int
         Voxels per axis.
+    keys : tuple of str
+        For each manifest row what its file holds, as a hash; empty when the image was skipped.
     """
 
     array: np.ndarray
@@ -62,6 +64,7 @@ class CachedVolumes:
     affine: np.ndarray | None
     problems: list[Problem]
     spatial_size: tuple[int, ...]
+    keys: tuple[str, ...]
 
     def load(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the volumes of manifest rows ``indices`` (counted from 0), in that order.
@@ -125,8 +128,10 @@ def cache_volumes(
     _forget_damaged(store, contents, volumes.n_jobs)
     problems += _fill(store, pipeline, contents, volumes.n_jobs)
     rows = np.full(len(manifest), -1, dtype=np.int64)
+    keys = [""] * len(manifest)
     for content in contents:
         rows[content.source.position] = store.rows.get(content.key, -1)
+        keys[content.source.position] = content.key if content.key in store.rows else ""
     problems.sort(key=lambda problem: problem.row or 0)
     if problems and (volumes.on_error == "stop" or (rows < 0).all()):
         raise VolumeError(f"{len(problems)} of {len(manifest)} images cannot be used", problems)
@@ -136,7 +141,7 @@ def cache_volumes(
     array = store.array()
     if shape is not None and volumes.preset == "vbm":
         problems += _unusual_values(array, rows)
-    return CachedVolumes(array, rows, output_affine(*choice), problems, tuple(array.shape[2:]))
+    return CachedVolumes(array, rows, output_affine(*choice), problems, tuple(array.shape[2:]), tuple(keys))
 
 
 def _forget_damaged(store: VolumeCache, contents: Sequence[Content], n_jobs: int) -> None:

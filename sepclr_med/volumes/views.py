@@ -34,7 +34,7 @@ def draw_views(volumes: Tensor, views: ViewsConfig, generator: Generator) -> Ten
     Examples
     --------
     >>> volumes = torch.rand(2, 1, 8, 10, 8)
-    >>> still = ViewsConfig(affine=0, intensity=0, noise=0, cutout=0)
+    >>> still = ViewsConfig(affine=0, elastic=0, noise=0, cutout=0)
     >>> torch.equal(draw_views(volumes, still, torch.Generator()), volumes)
     True
     """

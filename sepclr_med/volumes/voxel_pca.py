@@ -11,7 +11,8 @@ from sklearn.decomposition import IncrementalPCA
 from sklearn.utils import gen_batches
 from torch import Tensor
 
-CHUNK = 512
+# scikit-learn holds several float64 copies of a chunk.
+CHUNK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def fit_voxel_pca(read: Callable[[np.ndarray], Tensor], rows: np.ndarray, n_comp
     """
     n_components = max(1, min(n_components, rows.size - 1))
     pca = IncrementalPCA(n_components)
-    for chunk in gen_batches(rows.size, CHUNK, min_batch_size=n_components):
+    volume_bytes = read(rows[:1]).numel() * 4
+    chunk_rows = max(2 * n_components, CHUNK_BYTES // volume_bytes)
+    for chunk in gen_batches(rows.size, chunk_rows, min_batch_size=n_components):
         pca.partial_fit(read(rows[chunk]).flatten(1).cpu().numpy(), check_input=False)
     return VoxelPCA(torch.from_numpy(pca.mean_).float(), torch.from_numpy(pca.components_).float())
