@@ -26,7 +26,7 @@ step sepclr-med evaluate "$out/runs/gm"
 
 step sepclr-med manifest "$data/ds002748" -o "$out/t1w.tsv" "${depr[@]}" --site novosibirsk 2>/dev/null
 step sepclr-med check "$out/t1w.tsv" "${groups[@]}"
-step sepclr-med split "$out/t1w.tsv" -o "$out/t1w_split.tsv" --test-size 0.5 --val-size 0 --stratify diagnosis
+step sepclr-med split "$out/t1w.tsv" -o "$out/t1w_split.tsv" --test-size 0.375 --val-size 0 --stratify diagnosis
 step sepclr-med fit "$out/t1w_split.tsv" "$out/runs/t1w" -c "$recipes/t1w/recipe.yaml" "${groups[@]}" "${tiny[@]}"
 step sepclr-med embed "$out/runs/t1w"
 step sepclr-med evaluate "$out/runs/t1w"

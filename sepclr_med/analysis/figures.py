@@ -30,12 +30,17 @@ def draw_separation(table: pd.DataFrame, path: Path) -> Path:
     Returns
     -------
     Path
+        No file is there when no probe could be scored.
     """
     from matplotlib.figure import Figure
 
     scored = table[table["metric"].isin(PANELS) & table["value"].notna()]
     counts = {metric: scored[scored["metric"] == metric]["variable"].nunique() for metric in PANELS}
-    shown = [metric for metric in PANELS if counts[metric]] or ["r2"]
+    shown = [metric for metric in PANELS if counts[metric]]
+    if not shown:
+        # Too few participants for any probe: the table has the reasons, a picture has nothing to show.
+        path.unlink(missing_ok=True)
+        return path
     height = 1.6 + 0.42 * max(counts.values(), default=1)
     figure = Figure(figsize=(5.2 * len(shown), height), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
