@@ -33,6 +33,7 @@ Background = Annotated[str | None, typer.Option(help="Diagnoses that are control
 Target = Annotated[str | None, typer.Option(help="Diagnoses that are patients, comma-separated.")]
 BidsRoot = Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="May be repeated.")]
+MissingCodes = Annotated[str | None, typer.Option(help="Numbers that mean missing, as in --missing-codes=-9,999.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where something is already there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
@@ -170,6 +171,7 @@ def check(
     target: Target = "patient",
     bids_root: BidsRoot = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="TSV of every problem.")] = None,
+    missing_codes: MissingCodes = None,
     jobs: Annotated[int, typer.Option(min=-1, help="Images read at a time; -1 means one per core.")] = -1,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -182,7 +184,7 @@ def check(
     from sepclr_med.cohort.preflight import format_check, problems_table
     from sepclr_med.rundir import write_table
 
-    table = read_manifest(manifest, bids_root)
+    table = read_manifest(manifest, bids_root, _listed(missing_codes))
     facts = manifest.with_name(f".{manifest.name}.images.jsonl")
     result = check_cohort(table, _listed(background), _listed(target), n_jobs=jobs or -1, cache_file=facts)
     if output is not None:
@@ -202,6 +204,7 @@ def split(
     stratify: Annotated[str, typer.Option(help="Columns to balance, comma-separated.")] = "diagnosis,site",
     leave_site_out: Annotated[str | None, typer.Option(help="Site that is the test set.")] = None,
     folds: Annotated[int | None, typer.Option(help="Also write cross-validation folds.")] = None,
+    missing_codes: MissingCodes = None,
     bids_root: BidsRoot = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -217,7 +220,7 @@ def split(
 
     columns = _listed(stratify)
     table = assign_splits(
-        read_manifest(manifest, bids_root),
+        read_manifest(manifest, bids_root, _listed(missing_codes)),
         test_size,
         val_size,
         columns,

@@ -164,6 +164,21 @@ def test_the_real_brains_of_two_studies_become_one_manifest_and_check_names_the_
     assert "inseparable" in verdicts
 
 
+def test_codes_that_mean_missing_are_warned_about_and_blanked_on_request(run_verb, tmp_path):
+    rows = [f"{i:03d},{i}.nii,{'control' if i % 2 else 'patient'},{i + 20},{'-9' if i == 3 else i}" for i in range(20)]
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("participant_id,image_path,diagnosis,age,score\n" + "\n".join(rows) + "\n")
+    code, _, err = run_verb("split", manifest, "-o", tmp_path / "kept.tsv")
+    assert code == 0
+    assert "--missing-codes=-9" in err
+    code, _, err = run_verb("split", manifest, "-o", tmp_path / "blanked.tsv", "--missing-codes=-9")
+    assert code == 0
+    kept, blanked = (pd.read_csv(tmp_path / f"{n}.tsv", sep="\t", na_values="n/a") for n in ("kept", "blanked"))
+    assert kept["score"].min() == -9
+    assert blanked["score"].isna().sum() == 1
+    assert blanked["score"].min() == 0
+
+
 def test_new_images_need_a_folder_of_their_own(run_verb, cohort, tmp_path):
     code, _, err = run_verb("embed", tmp_path, cohort / "manifest.tsv")
     assert code == 1

@@ -239,7 +239,7 @@ def _find_codes(values: pd.Series, numbers: pd.Series, place: Problem) -> list[P
             message=f"{code:g} may mean missing ({len(rows):,} row(s))",
             row=int(rows[0]),
             got=str(values[rows[0]]),
-            fix=f"write n/a if it does, or read the manifest with missing_codes=[{code:g}]",
+            fix=f"write n/a if it does; split --missing-codes={code:g} writes it for you",
             code="missing_code",
             severity="warning",
         )
