@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sepclr_med.errors import ConfigError, Problem, UserError
+from sepclr_med.printing import print_json, print_problems, print_rich, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +153,7 @@ def make_manifest(
         sessions=sessions,
         diagnosis=diagnosis,
     )
-    _print_problems(problems)
+    print_problems(problems)
     table = label_dataset(table, site, prefix)
     dictionary, sidecar = describe_columns(table), output.with_suffix(".json")
     if append:
@@ -189,7 +190,7 @@ def check(
     result = check_cohort(table, _listed(background), _listed(target), n_jobs=jobs or -1, cache_file=facts)
     if output is not None:
         write_table(output, problems_table(result))
-    print(json.dumps(result.to_dict(), indent=2)) if as_json else _print_rich(format_check(result))
+    print(json.dumps(result.to_dict(), indent=2)) if as_json else print_rich(format_check(result))
     raise typer.Exit(0 if result.ok else 1)
 
 
@@ -230,8 +231,8 @@ def split(
         overwrite=overwrite,
     )
     write_manifest(table, output or manifest, bids_root)
-    _print_problems(table.attrs.get("problems", []))
-    _print_table(split_balance(table, columns), as_json, "balance of the splits")
+    print_problems(table.attrs.get("problems", []))
+    print_table(split_balance(table, columns), as_json, "balance of the splits")
 
 
 @app.command(rich_help_panel="Model")
@@ -304,7 +305,7 @@ def evaluate(
     from sepclr_med.analysis.separation import format_separation
 
     table = evaluate_run(run_dir, _listed(variables) or None, bootstrap)
-    _print_json(table) if as_json else _print_rich(format_separation(table))
+    print_json(table) if as_json else print_rich(format_separation(table))
 
 
 @app.command(rich_help_panel="Results")
@@ -334,7 +335,7 @@ def run(
     given += ["cohort.simulate=null", "cohort.bids=null"] if manifest is not None else []
     settings = [*(assign or []), *given, *_group_settings(background, target)]
     table = run_recipe(recipe, run_dir, settings, overwrite, say=lambda text: print(text, file=sys.stderr, flush=True))
-    _print_json(table) if as_json else _print_rich(format_separation(table))
+    print_json(table) if as_json else print_rich(format_separation(table))
 
 
 @app.command(rich_help_panel="Results")
@@ -346,7 +347,7 @@ def doctor(as_json: AsJson = False, verbose: Verbose = False) -> None:
     from sepclr_med.doctor import examine
 
     found = examine()
-    _print_table(found, as_json, "this machine")
+    print_table(found, as_json, "this machine")
     raise typer.Exit(1 if (found["verdict"] == "missing").any() else 0)
 
 
@@ -378,34 +379,3 @@ def _group_settings(background: str | None, target: str | None) -> list[str]:
 def _groups(manifest: pd.DataFrame) -> str:
     counts = manifest.groupby(["split", "diagnosis"]).size()
     return f"{len(manifest)} images (" + ", ".join(f"{n} {s} {d}" for (s, d), n in counts.items()) + ")"
-
-
-def _print_problems(problems: list[Problem]) -> None:
-    for problem in problems:
-        print(f"{problem.severity}: {problem}", file=sys.stderr)
-
-
-def _print_json(table: pd.DataFrame) -> None:
-    print(table.to_json(orient="records", indent=2))
-
-
-def _print_table(table: pd.DataFrame, as_json: bool, title: str) -> None:
-    if as_json:
-        _print_json(table)
-        return
-    from rich import box
-    from rich.table import Table
-
-    grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for column in table.columns:
-        grid.add_column(str(column), justify="right" if table[column].dtype.kind in "fi" else "left", overflow="fold")
-    for row in table.itertuples(index=False):
-        grid.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
-    _print_rich(grid)
-
-
-def _print_rich(content: Any) -> None:
-    from rich.console import Console
-
-    # Files and pipes have no width: do not fold tables there.
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(content)

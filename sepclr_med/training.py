@@ -10,10 +10,8 @@ import hashlib
 import logging
 import math
 import time
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +22,7 @@ from torch import Tensor
 from sepclr_med.checkpoint import (
     build_network,
     load_checkpoint,
-    network_weights,
-    optimiser_tensors,
-    restore_optimiser,
     save_checkpoint,
-    saved_standardisation,
-    weights_id,
 )
 from sepclr_med.cohort.manifest import assign_roles, manifest_hash
 from sepclr_med.cohort.splits import check_overlap
@@ -37,15 +30,16 @@ from sepclr_med.config import Config, TrainingConfig
 from sepclr_med.curves import draw_progress
 from sepclr_med.errors import ManifestError, Problem, RunError, UserError
 from sepclr_med.losses import LossTerms, SepCLRLoss
-from sepclr_med.networks import SepCLRNetwork, channels_last
+from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_table
 from sepclr_med.runs import cache_folder, open_run
+from sepclr_med.training_state import TrainingState, history_table, restore_state, save_state
 from sepclr_med.volumes.batches import draw_batches
 from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
 from sepclr_med.volumes.reader import VolumeReader
-from sepclr_med.volumes.standardisation import Standardisation, fit_standardisation
+from sepclr_med.volumes.standardisation import fit_standardisation
 from sepclr_med.volumes.views import draw_views
 from sepclr_med.volumes.voxel_pca import fit_voxel_pca
 
@@ -53,19 +47,6 @@ logger = logging.getLogger(__name__)
 
 LOGGED = [*LossTerms._fields, "salient_norm_background", "salient_norm_target", "gradient_norm"]
 SECONDS_BETWEEN_PICTURES = 15.0
-
-
-@dataclass
-class TrainingState:
-    """What a checkpoint brings back."""
-
-    network: SepCLRNetwork
-    optimiser: torch.optim.Optimizer
-    hashes: dict[str, str]
-    standardisation: Standardisation | None = None
-    epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: float = math.inf
 
 
 def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: bool = False) -> Path:
@@ -212,7 +193,7 @@ def _set_up(
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=decay, fused=fabric.device.type == "cuda")
     state = TrainingState(network, optimiser, hashes)
     if run.checkpoint().is_file():
-        _restore(run, state)
+        restore_state(run, state)
     elif config.volumes.standardise == "voxelwise":
         state.standardisation = fit_standardisation(cached.load, train_rows[~is_target[train_rows]])
     return state
@@ -265,7 +246,7 @@ def _train(
                 row |= _validate(network, loss, read, val_rows, is_target, config)
             state.history.append(row)
             state.epoch = epoch + 1
-            _save(run, state, config)
+            save_state(run, state, config)
             if time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES:
                 draw_progress(history_table(state.history), run.progress)
                 drawn = time.monotonic()
@@ -329,52 +310,6 @@ def learning_rate(step: int, n_steps: int, training: TrainingConfig) -> float:
         return training.learning_rate * (step + 1) / (n_warmup + 1)
     done = (step - n_warmup) / max(1, n_steps - n_warmup)
     return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
-
-
-def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the history with every column that was ever logged, missing values where a quantity was not due."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
-    return pd.DataFrame(history, columns=columns)
-
-
-def _save(run: RunDir, state: TrainingState, config: Config) -> None:
-    weights = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
-    fitted = {}
-    if state.standardisation:
-        fitted = {"standardise.mean": state.standardisation.mean}
-        fitted["standardise.inverse_std"] = state.standardisation.inverse_std
-    # A checkpoint is shared: nothing that names the user's disk.
-    shared = config.model_dump(mode="json", exclude={"cohort": True, "volumes": {"cache_dir"}})
-    facts = {
-        "epoch": state.epoch,
-        "model_id": weights_id(weights),
-        "in_channels": next(state.network.common_encoder.parameters()).shape[1],
-        **state.hashes,
-        "config": shared,
-        "history": state.history,
-    }
-    latest = state.history[-1].get("val_total")
-    if latest is not None and latest < state.best:
-        state.best = latest
-        save_checkpoint(run.checkpoint("best"), weights | fitted, {**facts, "best": state.best})
-    moments = optimiser_tensors(state.optimiser)
-    save_checkpoint(run.checkpoint("last"), weights | fitted | moments, {**facts, "best": state.best})
-    write_table(run.history, history_table(state.history))
-
-
-def _restore(run: RunDir, state: TrainingState) -> None:
-    tensors, facts = load_checkpoint(run.checkpoint())
-    if facts["volumes_sha256"] != state.hashes["volumes_sha256"]:
-        raise RunError(
-            f"{run.path}: the training images are not those this run began with (other content under the same names, "
-            "or other images can be read); restore them, or start over with --overwrite"
-        )
-    for leftover in run.checkpoint().parent.glob(".*"):
-        leftover.unlink()
-    state.network.load_state_dict(network_weights(tensors))
-    restore_optimiser(state.optimiser, tensors)
-    state.standardisation = saved_standardisation(tensors)
-    state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]
 
 
 def _fit_baseline(

@@ -1,0 +1,98 @@
+"""What training carries from epoch to epoch, and how a checkpoint keeps it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sepclr_med.checkpoint import (
+    load_checkpoint,
+    network_weights,
+    optimiser_tensors,
+    restore_optimiser,
+    save_checkpoint,
+    saved_standardisation,
+    weights_id,
+)
+from sepclr_med.config import Config
+from sepclr_med.errors import RunError
+from sepclr_med.networks import SepCLRNetwork
+from sepclr_med.rundir import RunDir, write_table
+from sepclr_med.volumes.standardisation import Standardisation
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint brings back."""
+
+    network: SepCLRNetwork
+    optimiser: torch.optim.Optimizer
+    hashes: dict[str, str]
+    standardisation: Standardisation | None = None
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float = math.inf
+
+
+def save_state(run: RunDir, state: TrainingState, config: Config) -> None:
+    """Write ``last``, ``best`` when the validation loss is the lowest so far, and the history.
+
+    Raises
+    ------
+    RunError
+        When the disk is full or the folder cannot be written; the previous checkpoint stays.
+    """
+    weights = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
+    fitted = {}
+    if state.standardisation:
+        fitted = {"standardise.mean": state.standardisation.mean}
+        fitted["standardise.inverse_std"] = state.standardisation.inverse_std
+    # A checkpoint is shared: nothing that names the user's disk.
+    shared = config.model_dump(mode="json", exclude={"cohort": True, "volumes": {"cache_dir"}})
+    facts = {
+        "epoch": state.epoch,
+        "model_id": weights_id(weights),
+        "in_channels": next(state.network.common_encoder.parameters()).shape[1],
+        **state.hashes,
+        "config": shared,
+        "history": state.history,
+    }
+    latest = state.history[-1].get("val_total")
+    if latest is not None and latest < state.best:
+        state.best = latest
+        save_checkpoint(run.checkpoint("best"), weights | fitted, {**facts, "best": state.best})
+    moments = optimiser_tensors(state.optimiser)
+    save_checkpoint(run.checkpoint("last"), weights | fitted | moments, {**facts, "best": state.best})
+    write_table(run.history, history_table(state.history))
+
+
+def restore_state(run: RunDir, state: TrainingState) -> None:
+    """Put the ``last`` checkpoint of a run back into a state, and remove what a kill during a write left.
+
+    Raises
+    ------
+    RunError
+        When the checkpoint cannot be read, or the training images are not those it was made with.
+    """
+    tensors, facts = load_checkpoint(run.checkpoint())
+    if facts["volumes_sha256"] != state.hashes["volumes_sha256"]:
+        raise RunError(
+            f"{run.path}: the training images are not those this run began with (other content under the same names, "
+            "or other images can be read); restore them, or start over with --overwrite"
+        )
+    for leftover in run.checkpoint().parent.glob(".*"):
+        leftover.unlink()
+    state.network.load_state_dict(network_weights(tensors))
+    restore_optimiser(state.optimiser, tensors)
+    state.standardisation = saved_standardisation(tensors)
+    state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]
+
+
+def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the history with every column that was ever logged, missing values where a quantity was not due."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    return pd.DataFrame(history, columns=columns)
