@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.cohort.columns import describe_columns
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
 from sepclr_med.config import Config, dump_config, parse_config, read_yaml
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import RunDir, write_text
+from sepclr_med.rundir import RunDir, write_json, write_text
 
 # They change where and how fast the work is done, or steps after training, never the weights.
 FREE_KEYS = ("volumes.cache_dir", "volumes.n_jobs", "training.accelerator", "evaluation.", "cohort.")
@@ -48,6 +49,7 @@ def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     for split in ("train", "val", "test"):
         write_manifest(manifest[manifest["split"] == split], run.part(split))
     write_manifest(manifest, run.manifest)
+    write_json(run.manifest.with_suffix(".json"), describe_columns(manifest))
     # Last, because its presence says that the folder is complete.
     write_text(run.config, dump_config(config))
 

@@ -438,9 +438,11 @@ def test_the_template_is_a_manifest_and_its_dictionary_is_complete():
     assert template.attrs["problems"] == []
     dictionary = pd.read_json(TEMPLATE.with_suffix(".json"), typ="series").to_dict()
     assert list(dictionary) == template.columns.tolist()
-    assert {name: dict(KNOWN_COLUMNS[name]) for name in dictionary if name in KNOWN_COLUMNS} == describe_columns(
-        template
-    )
+    assert template.attrs["dictionary"] == dictionary
+    assert describe_columns(template) == dictionary
+    assert {name: dictionary[name] for name in KNOWN_COLUMNS if name in dictionary} == {
+        name: dict(entry) for name, entry in KNOWN_COLUMNS.items() if name in dictionary
+    }
     readme = (TEMPLATE.parent / "README.md").read_text()
     assert [name for name in KNOWN_COLUMNS if f"`{name}`" not in readme] == []
 

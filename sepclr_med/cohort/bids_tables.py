@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.cohort.cells import locate
-from sepclr_med.cohort.columns import OTHER_NAMES, fold_name, recognise_columns
+from sepclr_med.cohort.columns import OTHER_NAMES, fold_name, read_dictionary, recognise_columns
 from sepclr_med.cohort.tables import read_table
 from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.progress import report_progress
@@ -168,7 +167,7 @@ def read_sessions(
         problems.append(Problem("no *_sessions.tsv", str(root), fix=fix, code="sessions", severity="warning"))
         return None, problems
     stacked = _stack(tables)
-    stacked.dictionary = {**_read_dictionary(root / "sessions.json", problems), **stacked.dictionary}
+    stacked.dictionary = {**read_dictionary(root / "sessions.json", problems), **stacked.dictionary}
     # The same remark about every participant's file is one remark.
     distinct = {(p.message, p.column, p.file if p.severity != "info" else "", p.row): p for p in reversed(problems)}
     return stacked, list(reversed(distinct.values()))
@@ -216,7 +215,7 @@ def join(images: pd.DataFrame, tables: Iterable[Table]) -> tuple[pd.DataFrame, d
 
 def _read(path: Path, name: str, rename: Mapping[str, str]) -> tuple[Table, list[Problem]]:
     cells, problems = read_table(path, strict=False)
-    dictionary = _read_dictionary(path.with_suffix(".json"), problems)
+    dictionary = read_dictionary(path.with_suffix(".json"), problems)
     here = {old: new for old, new in rename.items() if old in cells}
     for old, new in here.items():
         if new in cells and new not in here:
@@ -229,19 +228,6 @@ def _read(path: Path, name: str, rename: Mapping[str, str]) -> tuple[Table, list
     table.rename(names)
     # A variable of the dataset is no misspelt manifest column: here only what was recognised is worth a word.
     return table, problems + [problem for problem in found if problem.severity == "info"]
-
-
-def _read_dictionary(path: Path, problems: list[Problem]) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        message = f"cannot be read as JSON and is left out: {error}"
-        problems.append(Problem(message, str(path), fix="mend the file", code="sidecar", severity="warning"))
-        return {}
-    entries = content.items() if isinstance(content, dict) else ()
-    return {column: entry for column, entry in entries if isinstance(entry, dict)}
 
 
 def _no_id_column(table: Table, severity: str) -> Problem:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -165,6 +167,33 @@ def describe_columns(manifest: pd.DataFrame) -> dict[str, dict[str, Any]]:
         # Values of every known column are translated on reading, except those of the diagnosis.
         described[column] = {**known, **own} if column == "diagnosis" else {**own, **known}
     return {column: entry for column, entry in described.items() if entry}
+
+
+def read_dictionary(path: Path, problems: list[Problem]) -> dict[str, Any]:
+    """Read a JSON sidecar; empty when there is none, and with a warning when it is not readable.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file beside a table.
+    problems : list of Problem
+        Appended to.
+
+    Returns
+    -------
+    dict
+        Column to ``Description``, ``Units``, ``Levels``, ...
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        message = f"cannot be read as JSON and is left out: {error}"
+        problems.append(Problem(message, str(path), fix="mend the file", code="sidecar", severity="warning"))
+        return {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {column: entry for column, entry in entries if isinstance(entry, dict)}
 
 
 def _near_miss(column: str, columns: list[str], file: str) -> list[Problem]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from sepclr_med.cohort.cells import convert_cells, count_values
-from sepclr_med.cohort.columns import PATHS, find_absent_columns, recognise_columns
+from sepclr_med.cohort.columns import PATHS, find_absent_columns, read_dictionary, recognise_columns
 from sepclr_med.cohort.rows import KEY, check_rows
 from sepclr_med.cohort.tables import SEPARATORS, raise_errors, read_table
 from sepclr_med.errors import ManifestError, Problem, did_you_mean
@@ -39,7 +39,8 @@ def read_manifest(
         One row per image in the order of the file, columns in the order of the file. Known columns are text, ``age``
         (years) and ``tiv`` (mL) float, ``sex`` F, M or O; ``image_path`` is absolute, whether the file exists or not.
         Any other column is float when all its values are numbers (never when they have leading zeros), else text.
-        Warnings and remarks are in ``attrs["problems"]``, a list of :class:`sepclr_med.errors.Problem`.
+        Warnings and remarks are in ``attrs["problems"]``, a list of :class:`sepclr_med.errors.Problem`;
+        ``attrs["dictionary"]`` has what the JSON file beside the table, its BIDS sidecar, says of the columns.
 
     Raises
     ------
@@ -71,7 +72,8 @@ def read_manifest(
             _absolute(name, base) if isinstance(name, str) else name for name in manifest[column].tolist()
         ]
     manifest = manifest.reset_index(drop=True)
-    manifest.attrs["problems"] = problems
+    dictionary = read_dictionary(path.with_suffix(".json"), problems)
+    manifest.attrs = {"problems": problems, "dictionary": dictionary}
     return manifest
 
 
