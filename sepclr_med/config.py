@@ -219,18 +219,38 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The first look at what the spaces hold."""
+    """What the spaces hold, and what it has to do with the clinical variables."""
 
     variables: list[str] | None = None
-    """Columns to probe; none means the diagnosis and every column with enough values."""
+    """Columns to probe and to link; none means the diagnosis and every column with enough values."""
     n_bootstrap: int = Field(1000, ge=0)
     """Resamples of participants behind each interval."""
+    n_permutations: int = Field(10_000, ge=99)
+    """Permutations behind each p-value of ``link``."""
+    covariates: list[str] = ["age", "sex", "site", "tiv"]
+    """Columns ``link`` and ``explain`` adjust for, as far as the manifest has them."""
+    blocks: list[str] = ["site"]
+    """Columns within whose values permutations stay, as far as the manifest has them."""
+    factors: list[Literal["salient", "canonical"]] = ["salient", "canonical"]
+    """Factors ``link`` tests: the axes as trained, and canonical ones."""
+    canonical: Literal["pca", "varimax"] = "pca"
+    """How canonical factors are rotated."""
+    families: dict[str, list[str]] = {}
+    """Variables corrected for one another; those not named are in ``clinical`` or ``shared``."""
+    batteries: dict[str, list[str]] = {}
+    """Columns to be reduced to one first component each."""
+    measures: dict[str, Literal["continuous", "ordinal", "binary", "categorical"]] = {}
+    """What a column measures, where its sidecar or its values mislead."""
+    explain: int = Field(2, ge=0)
+    """Factors to be mapped on the brain, those most linked with a clinical variable first; 0 leaves maps out."""
+    explain_permutations: int = Field(1000, ge=99)
+    """Permutations behind each map."""
     voxel_pca_components: int = Field(32, ge=1)
     """Components of the voxel baseline, fitted on training rows."""
     checkpoint: Literal["last", "best"] = "last"
     """Which weights embed: ``best`` has the lowest validation loss."""
     seed: int = Field(0, ge=0)
-    """Seed of folds and resamples."""
+    """Seed of folds, resamples and permutations."""
 
 
 class Config(Section):

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights, saved_standardisation
-from sepclr_med.cohort.embeddings import ID_COLUMNS, read_embeddings, write_embeddings
+from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError, UserError
@@ -81,8 +81,8 @@ def embed(
             f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
             "same `sepclr-med fit` command, or embed with --checkpoint best"
         )
-    folder = Path(cache_dir) if cache_dir else cache_folder(run, config)
-    cached = cache_volumes(manifest, config.volumes, folder, config.network.spatial_dims)
+    cache = Path(cache_dir) if cache_dir else cache_folder(run, config)
+    cached = cache_volumes(manifest, config.volumes, cache, config.network.spatial_dims)
     kept = np.flatnonzero(cached.rows >= 0)
     device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
     read = VolumeReader(cached, saved_standardisation(tensors), device)
@@ -99,7 +99,10 @@ def embed(
         "Backbone": config.network.backbone,
         "Seed": config.training.seed,
     }
-    write_embeddings(tables, Path(output_dir) if output_dir else run.embeddings, written)
+    folder = Path(output_dir) if output_dir else run.embeddings
+    # What was derived from embeddings that are replaced here would no longer belong to them.
+    embedding_path(folder, "canonical").unlink(missing_ok=True)
+    write_embeddings(tables, folder, written)
     told = [str(problem) for problem in cached.problems]
     counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
     try:

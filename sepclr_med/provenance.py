@@ -24,6 +24,7 @@ PACKAGES = (
     "pandas",
     "scikit-learn",
     "scipy",
+    "statsmodels",
     "pydantic",
     "safetensors",
 )

@@ -132,6 +132,20 @@ class RunDir:
         """The table that ``evaluate`` writes."""
         return self.path / "analysis" / "separation.tsv"
 
+    def analysis(self, name: str) -> Path:
+        """A file of the analysis, such as ``links.tsv``."""
+        return self.path / "analysis" / name
+
+    @property
+    def maps(self) -> Path:
+        """Maps of factors on the brain."""
+        return self.path / "maps"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
     @property
     def manifest(self) -> Path:
         """The whole manifest of the run, in its own order."""

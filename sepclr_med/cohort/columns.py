@@ -121,7 +121,7 @@ def recognise_columns(columns: Iterable[str], file: str) -> tuple[dict[str, str]
     return renamed, problems
 
 
-def find_absent_columns(columns: Iterable[str], file: str) -> list[Problem]:
+def find_absent_columns(columns: Iterable[str], file: str, required: Iterable[str] = REQUIRED) -> list[Problem]:
     """Return an error for every required column that is absent, naming the column that may be meant."""
     columns = list(columns)
     return [
@@ -134,7 +134,7 @@ def find_absent_columns(columns: Iterable[str], file: str) -> list[Problem]:
             fix=_suggest(name, columns),
             code="missing_column",
         )
-        for name in REQUIRED
+        for name in required
         if name not in columns
     ]
 

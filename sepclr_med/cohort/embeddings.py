@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sepclr_med import __version__
-from sepclr_med.errors import RunError
+from sepclr_med.cohort.cells import as_numbers, locate
+from sepclr_med.cohort.tables import raise_errors, read_table
+from sepclr_med.errors import Problem, RunError
 from sepclr_med.rundir import write_json, write_table
 
 ID_COLUMNS = ["participant_id", "session_id", "run", "split", "fold", "model_id"]
 SPACES = {"common": "common", "salient": "salient", "voxel_pca": "voxelpca"}
+DERIVED = {"canonical": "canonical"}
 SPACE_TEXT = {
     "common": "Representation of what patients and controls share, before the head.",
     "salient": "Representation of what varies among patients only, before the head. Axes are arbitrary up to rotation.",
     "voxel_pca": "Scores of a principal component analysis of the preprocessed voxels of the training rows: the plain "
     "baseline.",
+    "canonical": "Canonical factors: the salient space rotated to the principal axes of the training targets, the most "
+    "variable first, the sign of each fixed.",
 }
 
 
@@ -50,7 +55,7 @@ def write_embeddings(tables: Mapping[str, pd.DataFrame], folder: Path, facts: Ma
     write_json(folder / "dataset_description.json", description)
     written = []
     for space, table in tables.items():
-        path = folder / f"desc-{SPACES[space]}_embedding.tsv"
+        path = embedding_path(folder, space)
         factors = factor_columns(table)
         sidecar = {
             "Description": SPACE_TEXT[space],
@@ -77,8 +82,26 @@ SPLIT_LEVELS = {
 }
 
 
-def read_embeddings(folder: Path) -> dict[str, pd.DataFrame]:
+def embedding_path(folder: str | Path, space: str) -> Path:
+    """Name the table of a space.
+
+    Examples
+    --------
+    >>> embedding_path("embeddings", "voxel_pca").as_posix()
+    'embeddings/desc-voxelpca_embedding.tsv'
+    """
+    return Path(folder) / f"desc-{(SPACES | DERIVED)[space]}_embedding.tsv"
+
+
+def read_embeddings(folder: str | Path, spaces: Sequence[str] = tuple(SPACES)) -> dict[str, pd.DataFrame]:
     """Read what :func:`write_embeddings` wrote; ids stay strings.
+
+    Parameters
+    ----------
+    folder : path
+        The derivative.
+    spaces : sequence of str, default=("common", "salient", "voxel_pca")
+        Those wanted, as far as they are there; ``canonical`` is the salient space once more, rotated.
 
     Raises
     ------
@@ -86,14 +109,70 @@ def read_embeddings(folder: Path) -> dict[str, pd.DataFrame]:
         When the folder has no embedding table.
     """
     tables = {}
-    for space, label in SPACES.items():
-        path = Path(folder) / f"desc-{label}_embedding.tsv"
+    for space in spaces:
+        path = embedding_path(folder, space)
         if path.is_file():
             ids = dict.fromkeys(ID_COLUMNS, str)
             tables[space] = pd.read_csv(path, sep="\t", dtype=ids, na_values=["n/a"], keep_default_na=False)
     if not tables:
         raise RunError(f"{folder}: no embeddings there; run `sepclr-med embed RUN_DIR` first")
     return tables
+
+
+def read_any_embeddings(sources: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Read embedding tables of any origin.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Each a CSV or TSV with ``participant_id`` and numeric factors, as ``FILE`` or ``SPACE=FILE``, or a folder that
+        :func:`write_embeddings` wrote. A file without a space is the space its BIDS name says, else ``salient``.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        Space to table; ids are strings, factors floats.
+
+    Raises
+    ------
+    ManifestError
+        With every problem of a file: no ``participant_id``, a factor that is not a number.
+    RunError
+        When a file or folder does not exist, or two files are one space.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for source in sources:
+        named, _, file = source.rpartition("=")
+        path = Path(file)
+        if not path.exists():
+            raise RunError(f"{path}: no such embeddings; give a table with participant_id and factors, or a folder")
+        found = read_embeddings(path) if path.is_dir() else {named or _space_of(path): _read_factors(path)}
+        if twice := sorted(set(found) & set(tables)):
+            raise RunError(f"{path}: {', '.join(twice)} was given twice; name each space, as in common=FILE")
+        tables |= found
+    return tables
+
+
+def _space_of(path: Path) -> str:
+    names = {f"desc-{label}_embedding": space for space, label in (SPACES | DERIVED).items()}
+    return names.get(path.stem, "salient")
+
+
+def _read_factors(path: Path) -> pd.DataFrame:
+    raw, problems = read_table(path)
+    if "participant_id" not in raw:
+        got = ", ".join(raw.columns[:8])
+        fix = "one row per image or participant, named by participant_id"
+        problems.append(Problem("required column is absent", str(path), 1, "participant_id", got=got, fix=fix))
+    table = raw.copy()
+    for column in factor_columns(raw):
+        table[column] = as_numbers(raw[column])
+        wrong = raw[column][raw[column].notna() & table[column].isna()]
+        ids = raw.get("participant_id", pd.Series("", index=raw.index))
+        fix = "factors are numbers; clinical columns belong in the manifest"
+        problems += locate(Problem("not a number", str(path), column=column, fix=fix), wrong, ids)
+    raise_errors(str(path), problems)
+    return table.reset_index(drop=True)
 
 
 def factor_columns(table: pd.DataFrame) -> list[str]:

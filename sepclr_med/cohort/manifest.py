@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from sepclr_med.cohort.cells import convert_cells, count_values
-from sepclr_med.cohort.columns import PATHS, find_absent_columns, read_dictionary, recognise_columns
+from sepclr_med.cohort.columns import PATHS, REQUIRED, find_absent_columns, read_dictionary, recognise_columns
 from sepclr_med.cohort.rows import KEY, check_rows
 from sepclr_med.cohort.tables import SEPARATORS, raise_errors, read_table
 from sepclr_med.errors import ManifestError, Problem, did_you_mean
@@ -20,7 +20,10 @@ __all__ = ["KEY", "assign_roles", "manifest_hash", "read_manifest", "write_manif
 
 
 def read_manifest(
-    path: str | Path, bids_root: str | Path | None = None, missing_codes: Sequence[float | str] = ()
+    path: str | Path,
+    bids_root: str | Path | None = None,
+    missing_codes: Sequence[float | str] = (),
+    required: Sequence[str] = REQUIRED,
 ) -> pd.DataFrame:
     r"""Read a table with one row per image and validate it whole.
 
@@ -32,6 +35,8 @@ def read_manifest(
         Folder that image paths are relative to; none means the folder of ``path``.
     missing_codes : sequence of float or str, default=()
         Values that mean missing in this table, such as -9. Without, they are kept and a warning says so.
+    required : sequence of str, default=("participant_id", "image_path", "diagnosis")
+        Columns without which the table is refused; statistics need ``participant_id`` only.
 
     Returns
     -------
@@ -61,7 +66,7 @@ def read_manifest(
     raw, problems = read_table(path)
     renamed, found = recognise_columns(raw.columns, str(path))
     raw = raw.rename(columns=renamed)
-    problems += found + find_absent_columns(raw.columns, str(path))
+    problems += found + find_absent_columns(raw.columns, str(path), required)
     manifest, found = convert_cells(raw, str(path), missing_codes)
     problems += found + check_rows(manifest, str(path))
     base, found = _find_base(path, bids_root)

@@ -1,0 +1,10 @@
+"""The command line: each verb parses, makes one library call, prints, and sets the exit code.
+
+Exit codes: 0 done, 1 a problem in the user's data or configuration, 2 wrong usage. Libraries are imported inside the
+commands, so that ``--help`` stays instant.
+"""
+
+from sepclr_med.cli import cohort, model, results
+from sepclr_med.cli.application import app, main
+
+__all__ = ["app", "cohort", "main", "model", "results"]

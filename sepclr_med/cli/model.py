@@ -1,0 +1,76 @@
+"""Verbs of the model: fit and embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepclr_med.cli.application import app
+from sepclr_med.cli.options import (
+    Assignments,
+    Background,
+    BidsRoot,
+    Manifest,
+    Overwrite,
+    RunFolder,
+    Target,
+    Verbose,
+    group_settings,
+)
+from sepclr_med.errors import ConfigError, Problem
+
+
+@app.command(rich_help_panel="Model")
+def fit(
+    manifest: Manifest,
+    run_dir: RunFolder,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Recipe, such as pipelines/vbm/recipe.yaml.")
+    ] = None,
+    background: Background = None,
+    target: Target = None,
+    bids_root: BidsRoot = None,
+    assign: Assignments = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train the common and the salient encoder; the same command again resumes.
+
+    Example: sepclr-med fit manifest_split.tsv runs/vbm -c pipelines/vbm/recipe.yaml --background control --target depr
+    """
+    from sepclr_med import fit as train
+    from sepclr_med import load_config, read_manifest
+
+    settings = load_config(config, [*(assign or []), *group_settings(background, target)])
+    folder = train(read_manifest(manifest, bids_root), settings, run_dir, overwrite)
+    print(f"trained for {settings.training.epochs} epochs -> {folder}; next: sepclr-med embed {folder}")
+
+
+@app.command(rich_help_panel="Model")
+def embed(
+    run_dir: RunFolder,
+    manifest: Annotated[Path | None, typer.Argument(help="New images; none means the run's own cohort.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; none means RUN_DIR/embeddings.")
+    ] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="last or best; none means the run's setting.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass; does not change the result.")] = 64,
+    cache_dir: Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes.")] = None,
+    bids_root: BidsRoot = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write one common and one salient embedding per image, as a BIDS derivative.
+
+    Example: sepclr-med embed runs/vbm new_participants.tsv -o embeddings_new
+    """
+    from sepclr_med import embed as make
+    from sepclr_med import read_manifest
+
+    if manifest is not None and output is None:
+        fix = "the run's own embeddings are kept apart: name a folder with -o"
+        raise ConfigError("embed: where should new images' embeddings go?", [Problem("no --output", fix=fix)])
+    table = read_manifest(manifest, bids_root) if manifest else None
+    tables = make(run_dir, table, output, checkpoint, batch_size, cache_dir)
+    print(f"{len(tables['salient'])} images -> {output or run_dir / 'embeddings'}")

@@ -1,0 +1,63 @@
+"""Options that several verbs share, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sepclr_med.errors import ConfigError, Problem
+
+Manifest = Annotated[Path, typer.Argument(help="Manifest, CSV or TSV: one row per image.", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)]
+Background = Annotated[str | None, typer.Option(help="Diagnoses that are controls, comma-separated.")]
+Target = Annotated[str | None, typer.Option(help="Diagnoses that are patients, comma-separated.")]
+BidsRoot = Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="May be repeated.")]
+MissingCodes = Annotated[str | None, typer.Option(help="Numbers that mean missing, as in --missing-codes=-9,999.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where something is already there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
+
+
+traceback_wanted = {"yes": False}
+
+
+def _want_traceback(wanted: bool) -> None:
+    traceback_wanted["yes"] |= wanted
+
+
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", callback=_want_traceback, help="Show where an error comes from.")
+]
+
+
+def listed(text: str | None) -> list[str]:
+    """Return the parts of a comma-separated value."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def pairs(assignments: list[str], option: str) -> dict[str, str]:
+    """Return ``name=value`` words as a dictionary; anything else is a :class:`ConfigError`."""
+    parts = [assignment.partition("=") for assignment in assignments]
+    wrong = [
+        Problem("not a pair", got=key, allowed="name=value") for key, equals, value in parts if not equals or not value
+    ]
+    if wrong:
+        raise ConfigError(f"{option}: cannot be understood", wrong)
+    return {key: value for key, _, value in parts}
+
+
+def components(assign: list[str] | None) -> dict[str, Any]:
+    """Return ``name=value`` words with values read as YAML."""
+    from sepclr_med.config import parse_value
+
+    return {name: parse_value(value) for name, value in pairs(assign or [], "--set").items()}
+
+
+def group_settings(background: str | None, target: str | None) -> list[str]:
+    """Return the settings that name the diagnoses of each role."""
+    given = {"background": background, "target": target}
+    return [f"cohort.{role}={json.dumps(listed(names))}" for role, names in given.items() if names is not None]
