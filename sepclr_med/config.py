@@ -243,7 +243,7 @@ class EvaluationConfig(Section):
     """What a column measures, where its sidecar or its values mislead."""
     explain: int = Field(2, ge=0)
     """Factors to be mapped on the brain, those most linked with a clinical variable first; 0 leaves maps out."""
-    explain_permutations: int = Field(1000, ge=99)
+    explain_permutations: int = Field(500, ge=99)
     """Permutations behind each map."""
     voxel_pca_components: int = Field(32, ge=1)
     """Components of the voxel baseline, fitted on training rows."""

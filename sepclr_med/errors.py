@@ -106,6 +106,10 @@ class RunError(UserError):
     """A run folder or checkpoint that cannot be used for what was asked."""
 
 
+class TooFewError(UserError):
+    """Too few participants for what was asked: nothing to mend but the question."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint naming the nearest known word, or an empty string.
 

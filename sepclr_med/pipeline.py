@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 
-from sepclr_med.analysis.evaluation import evaluate_run
+from sepclr_med import __version__
+from sepclr_med.analysis.evaluation import evaluate_run, read_separation
+from sepclr_med.analysis.linking import link_run, strongest_factors
+from sepclr_med.anatomy.explanation import SENSITIVITIES, explain
 from sepclr_med.cohort.bids import find_images
+from sepclr_med.cohort.embeddings import SPACES, embedding_path
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
 from sepclr_med.cohort.simulate import simulate_with
 from sepclr_med.cohort.splits import assign_splits
 from sepclr_med.config import CohortConfig, Config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
-from sepclr_med.errors import ConfigError, ManifestError, Problem
-from sepclr_med.rundir import RunDir, write_json, write_table
-from sepclr_med.runs import refuse_strangers
+from sepclr_med.errors import ConfigError, ManifestError, Problem, TooFewError, UserError
+from sepclr_med.report.render import report
+from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table
+from sepclr_med.runs import read_config, refuse_strangers
 from sepclr_med.training import fit
 
 
@@ -28,7 +35,7 @@ def run_recipe(
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> pd.DataFrame:
-    """Simulate or read the cohort, check, split, fit, embed and evaluate; the same call again resumes.
+    """Simulate or read the cohort, check, split, fit, embed, evaluate, link, explain, report; the same call resumes.
 
     Parameters
     ----------
@@ -78,8 +85,85 @@ def run_recipe(
     if not embeddings_are_current(run.path):
         say("embed")
         embed(run.path)
-    say("evaluate")
-    return evaluate_run(run.path)
+    return interpret(run.path, say)
+
+
+def interpret(run_dir: str | Path, say: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
+    """Evaluate, link, explain and report an embedded run, each step only when what it rests on has changed.
+
+    Parameters
+    ----------
+    run_dir : path
+        Folder with embeddings.
+    say : callable, default=silent
+        Told what each step found.
+
+    Returns
+    -------
+    DataFrame
+        The table of :func:`sepclr_med.evaluate`; ``attrs["card"]`` has the rest of the separation card.
+    """
+    run = RunDir(run_dir)
+    config = read_config(run)
+    done = _Done(run, config)
+    if done.needs("evaluate", run.separation, run.analysis("card.json")):
+        say("evaluate")
+        evaluate_run(run.path)
+        done.mark("evaluate")
+    if done.needs("link", run.analysis("links.tsv"), run.analysis("link.json")):
+        say("link")
+        try:
+            found = link_run(run.path)
+        except TooFewError as error:
+            say(f"  left out: {error}")
+        else:
+            for verdict in found.verdicts:
+                say(f"  {verdict['text']}")
+            done.mark("link")
+    if config.evaluation.explain and done.needs("explain", run.maps / "maps.json"):
+        _explain(run, config, say)
+        done.mark("explain")
+    say(f"report -> {report(run.path)}")
+    return read_separation(run)
+
+
+class _Done:
+    """Which steps have been done with the embeddings, the manifest and the settings that are there now."""
+
+    def __init__(self, run: RunDir, config: Config):
+        self.file = run.analysis("done.json")
+        tables = [embedding_path(run.embeddings, space) for space in SPACES]
+        parts = [file_sha256(path) for path in (run.manifest, *tables) if path.is_file()]
+        parts += [config.evaluation.model_dump_json(), config.cohort.model_dump_json(), __version__]
+        self.state = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def needs(self, step: str, *files: Path) -> bool:
+        known = read_json(self.file) if self.file.is_file() else {}
+        return known.get(step) != self.state or not all(path.is_file() for path in files)
+
+    def mark(self, step: str) -> None:
+        known = read_json(self.file) if self.file.is_file() else {}
+        write_json(self.file, {**known, step: self.state})
+
+
+def _explain(run: RunDir, config: Config, say: Callable[[str], None]) -> None:
+    settings = config.evaluation
+    factors = strongest_factors(run, settings.explain) if run.analysis("links.tsv").is_file() else None
+    say(f"explain: {', '.join(factors or ['the factors that vary most'])}")
+    manifest = read_manifest(run.manifest)
+    sensitivity = SENSITIVITIES if find_spec("captum") else tuple(kind for kind in SENSITIVITIES if kind != "ig")
+    try:
+        explain(
+            run.path,
+            factors,
+            covariates=[name for name in settings.covariates if name in manifest],
+            n_permutations=settings.explain_permutations,
+            sensitivity=sensitivity,
+            seed=settings.seed,
+        )
+    except UserError as error:
+        # Too few participants for a map must not take the report with it.
+        say(f"  no maps: {error}")
 
 
 def _read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:

@@ -130,9 +130,9 @@ def _same_values(before: pd.Series, now: pd.Series) -> bool:
 
 
 def _clear(run: RunDir) -> None:
-    for name in ("checkpoints", "data", "embeddings", "analysis"):
+    for name in ("checkpoints", "data", "embeddings", "analysis", "maps"):
         shutil.rmtree(run.path / name, ignore_errors=True)
-    for path in (run.history, run.progress, run.provenance, run.config):
+    for path in (run.history, run.progress, run.provenance, run.config, run.report):
         path.unlink(missing_ok=True)
 
 

@@ -22,6 +22,9 @@ TINY = [
     "method.salient_dim=3",
     "evaluation.n_bootstrap=20",
     "evaluation.voxel_pca_components=4",
+    "evaluation.n_permutations=99",
+    "evaluation.explain=1",
+    "evaluation.explain_permutations=99",
 ]
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 
@@ -135,8 +138,21 @@ def test_the_five_verbs_of_a_study_and_resuming_them(run_verb, cohort, tmp_path)
     code, out, err = run_verb("evaluate", run, "--variables", "diagnosis,age,severity", "--json")
     assert code == 0, err
     table = pd.DataFrame(json.loads(out))
-    assert list(table.columns) == ["variable", "space", "metric", "value", "ci_low", "ci_high", "chance", "n"]
-    assert set(table["space"]) == {"common", "salient", "voxel_pca"}
+    columns = [
+        "variable",
+        "measure",
+        "space",
+        "scheme",
+        "metric",
+        "value",
+        "ci_low",
+        "ci_high",
+        "chance",
+        "p_value",
+        "n",
+    ]
+    assert list(table.columns) == columns
+    assert set(table["space"]) == {"common", "salient", "both", "covariates", "voxel_pca"}
     written = pd.read_csv(run / "analysis" / "separation.tsv", sep="\t", na_values="n/a")
     assert list(written.columns) == list(table.columns)
     assert (run / "analysis" / "separation.png").stat().st_size > 10_000
@@ -185,17 +201,54 @@ def test_new_images_need_a_folder_of_their_own(run_verb, cohort, tmp_path):
     assert "-o" in err
 
 
+def test_link_and_evaluate_take_a_run_or_three_files_and_nothing_between(run_verb, tmp_path):
+    for verb in ("link", "evaluate"):
+        code, _, err = run_verb(verb, "--embeddings", "factors.tsv")
+        assert code == 1
+        assert f"sepclr-med {verb} RUN_DIR, or sepclr-med {verb} --embeddings FILE --manifest FILE --output FILE" in err
+
+
+@pytest.mark.parametrize("option", ["--family", "--battery"])
+def test_a_group_without_members_is_shown_how_it_is_written(option, run_verb, tmp_path):
+    code, _, err = run_verb("link", tmp_path, option, "mood")
+    assert code == 1
+    assert f"{option} mood:MADRS,BDI" in err
+
+
+def test_linking_tables_of_other_origin_from_the_command_line(run_verb, tmp_path):
+    rng = np.random.default_rng(0)
+    people = pd.DataFrame({"participant_id": [f"{i:03d}" for i in range(40)], "score": rng.normal(size=40)})
+    people.assign(site=["a", "b"] * 20).to_csv(tmp_path / "people.csv", index=False)
+    factors = people[["participant_id"]].assign(z1=people["score"] + rng.normal(size=40), z2=rng.normal(size=40))
+    factors.to_csv(tmp_path / "z.csv", index=False)
+    words = ["--embeddings", tmp_path / "z.csv", "--manifest", tmp_path / "people.csv", "-o", tmp_path / "links.tsv"]
+    code, out, err = run_verb("link", *words, "--permutations", "199", "--parts", "none", "--json")
+    assert code == 0, err
+    table = pd.DataFrame(json.loads(out)).set_index(["factor", "variable"])
+    assert table.loc[("z1", "score"), "p_value"] == pytest.approx(0.005)
+    written = pd.read_csv(tmp_path / "links.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    assert len(written) == len(table)
+    code, out, err = run_verb("evaluate", *words[:4], "-o", tmp_path / "card", "--permutations", "99")
+    assert code == 0, err
+    assert "Verdicts" in out
+    assert (tmp_path / "card" / "card.json").is_file()
+
+
 def test_run_does_everything_and_again_is_at_once_the_same(run_verb, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("cohort: {simulate: {n_train: 16, n_val: 4, n_test: 8, spacing: 12.0, seed: 3}}\n")
+    recipe.write_text("cohort: {simulate: {n_train: 40, n_val: 4, n_test: 32, spacing: 12.0, seed: 3}}\n")
     code, out, err = run_verb("run", recipe, tmp_path / "runs" / "a", *settings())
     assert code == 0, err
     assert "severity" in out
     folder = tmp_path / "runs" / "a"
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
     first = (folder / "analysis" / "separation.tsv").read_bytes()
+    done = [folder / "analysis" / "links.tsv", folder / "maps" / "maps.json", folder / "report.html"]
+    assert all(path.is_file() for path in done)
+    made = [path.stat().st_mtime_ns for path in done[:2]]
     code, out, err = run_verb("run", recipe, folder, *settings())
     assert code == 0, err
+    assert made == [path.stat().st_mtime_ns for path in done[:2]]
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
     assert (folder / "analysis" / "separation.tsv").read_bytes() == first
 

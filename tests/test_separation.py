@@ -10,27 +10,29 @@ import pytest
 from rich.console import Console
 from sklearn import metrics as sklearn_metrics
 
-from sepclr_med.analysis import resampling
-from sepclr_med.analysis.probes import (
-    Units,
-    average_sessions,
-    cross_folds,
-    fit_probe,
-    held_out_fold,
-    predict_out_of_sample,
-)
-from sepclr_med.analysis.separation import evaluate, format_separation
+from sepclr_med.analysis import metrics, resampling
+from sepclr_med.analysis.probes import fit_probe, predict_out_of_sample
+from sepclr_med.analysis.separation import evaluate as evaluate_all
+from sepclr_med.analysis.separation import format_separation
+from sepclr_med.analysis.units import Units, average_sessions, cross_folds, held_out_fold
 from sepclr_med.cohort.embeddings import read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import ManifestError, UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-COLUMNS = ["variable", "space", "metric", "value", "ci_low", "ci_high", "chance", "n"]
+COLUMNS = [
+    *("variable", "measure", "space", "scheme", "metric", "value", "ci_low", "ci_high", "chance", "p_value", "n"),
+]
+
+
+def evaluate(*arguments, **options):
+    """P-values and sites have tests of their own, in test_card.py."""
+    return evaluate_all(*arguments, **{"n_permutations": 0, **options})
 
 
 def make_cohort(n=240, seed=0, n_test=80):
-    """Half patients; age and site in everyone, subtype and severity in patients, a score that depends on nothing."""
+    """Half patients; age and scanner in everyone, subtype and severity in patients, a score that depends on nothing."""
     rng = np.random.default_rng(seed)
     patient = np.arange(n) % 2 == 1
     manifest = pd.DataFrame(
@@ -40,7 +42,7 @@ def make_cohort(n=240, seed=0, n_test=80):
             "diagnosis": np.where(patient, "patient", "control"),
             "age": rng.uniform(20, 80, n),
             "sex": rng.choice(["F", "M"], n),
-            "site": rng.choice(["A", "B", "C"], n),
+            "scanner": rng.choice(["A", "B", "C"], n),
             "subtype": np.where(patient, rng.choice(["one", "two"], n), None),
             "severity": np.where(patient, rng.normal(size=n), np.nan),
             "unrelated": rng.normal(size=n),
@@ -64,8 +66,9 @@ def standardised(values):
     return (values - values.mean()) / values.std()
 
 
-def line(table, variable, metric, space="salient"):
+def line(table, variable, metric, space="salient", elsewhere=False):
     chosen = table[(table.variable == variable) & (table.metric == metric) & (table.space == space)]
+    chosen = chosen[(chosen.scheme == "leave-site-out") == elsewhere]
     assert len(chosen) == 1
     return chosen.iloc[0]
 
@@ -99,25 +102,29 @@ def test_planted_signal_is_recovered_within_its_interval():
 
 def test_null_data_are_near_chance_and_intervals_cover_it():
     covered, values = [], []
-    for seed in range(12):
+    for seed in range(8):
         manifest, split = make_cohort(n=240, n_test=120, seed=seed)
+        # Without covariates there is one space only.
+        manifest = manifest.drop(columns=["age", "sex"])
         space = make_space(manifest, split, seed=seed + 100)
-        table = evaluate({"salient": space}, manifest, ["diagnosis", "site", "age"], n_bootstrap=300, seed=seed)
-        for variable, metric in (("diagnosis", "balanced_accuracy"), ("diagnosis", "auc"), ("site", "auc")):
+        table = evaluate(
+            {"salient": space}, manifest, ["diagnosis", "scanner", "unrelated"], n_bootstrap=300, seed=seed
+        )
+        for variable, metric in (("diagnosis", "balanced_accuracy"), ("diagnosis", "auc"), ("scanner", "auc")):
             row = line(table, variable, metric)
             covered.append(row.ci_low <= row.chance <= row.ci_high)
             values.append(row.value - row.chance)
-        assert line(table, "age", "r2").value < 0.05
+        assert line(table, "unrelated", "r2").value < 0.05
     assert np.mean(covered) > 0.8
     assert abs(np.mean(values)) < 0.03
 
 
 def test_chance_is_what_ignoring_the_features_scores():
     manifest, split = make_cohort()
-    table = evaluate({"salient": make_space(manifest, split)}, manifest, ["site", "age"], n_bootstrap=0)
+    table = evaluate({"salient": make_space(manifest, split)}, manifest, ["scanner", "age"], n_bootstrap=0)
     train, test = manifest.age[split == "train"], manifest.age[split == "test"]
     blind = np.full(len(test), train.mean())
-    assert line(table, "site", "balanced_accuracy").chance == pytest.approx(1 / 3)
+    assert line(table, "scanner", "balanced_accuracy").chance == pytest.approx(1 / 3)
     assert line(table, "age", "r2").chance == pytest.approx(sklearn_metrics.r2_score(test, blind))
     assert line(table, "age", "mae").chance == pytest.approx(sklearn_metrics.mean_absolute_error(test, blind))
 
@@ -130,7 +137,7 @@ def test_scores_of_classes_equal_scikit_learn_s_with_weights(n_classes):
     scores /= scores.sum(axis=1, keepdims=True)
     weights = rng.integers(1, 4, size=(5, len(truth))).astype(float)
 
-    accuracy, area = resampling.balanced_accuracy(truth, scores, weights), resampling.auc(truth, scores, weights)
+    accuracy, area = metrics.balanced_accuracy(truth, scores, weights), metrics.auc(truth, scores, weights)
 
     for k, weight in enumerate(weights):
         guess = scores.argmax(axis=1)
@@ -145,7 +152,7 @@ def test_scores_of_numbers_equal_scikit_learn_s_with_weights():
     truth = 1e4 + rng.normal(size=50)
     guess = truth + rng.normal(size=50)
     weights = rng.integers(0, 4, size=(5, 50)).astype(float)
-    r2, mae = resampling.r2(truth, guess, weights), resampling.mae(truth, guess, weights)
+    r2, mae = metrics.r2(truth, guess, weights), metrics.mae(truth, guess, weights)
     for k, weight in enumerate(weights):
         assert r2[k] == pytest.approx(sklearn_metrics.r2_score(truth, guess, sample_weight=weight))
         assert mae[k] == pytest.approx(sklearn_metrics.mean_absolute_error(truth, guess, sample_weight=weight))
@@ -161,7 +168,7 @@ def test_interval_is_that_of_a_plain_loop_over_resamples():
         picked = rng.integers(80, size=80)
         draws.append(np.abs(truth[picked] - guess[picked]).mean())
 
-    scored = resampling.score_with_intervals({"mae": resampling.mae}, truth, guess, people, 2000, rng)
+    scored = resampling.score_with_intervals({"mae": metrics.mae}, truth, guess, people, 2000, rng)
 
     np.testing.assert_allclose(scored["mae"][1:], np.quantile(draws, [0.025, 0.975]), atol=0.015)
 
@@ -173,7 +180,7 @@ def test_resamples_draw_participants_with_all_their_rows():
 
     def width(groups):
         scored = resampling.score_with_intervals(
-            {"mae": resampling.mae}, truth, guess, groups, 500, np.random.default_rng(1)
+            {"mae": metrics.mae}, truth, guess, groups, 500, np.random.default_rng(1)
         )
         return scored["mae"][2] - scored["mae"][1]
 
@@ -186,7 +193,7 @@ def test_resamples_made_in_blocks_are_as_many_as_asked(monkeypatch):
 
     def count(truth, scores, weights):
         counted.append(len(weights))
-        return resampling.mae(truth, scores, weights)
+        return metrics.mae(truth, scores, weights)
 
     monkeypatch.setattr(resampling, "NUMBERS_AT_ONCE", 30)
     resampling.score_with_intervals({"mae": count}, truth, truth, people, 10, np.random.default_rng(0))
@@ -209,7 +216,7 @@ def test_probe_is_fitted_on_training_participants_alone():
             features = space.loc[:, "salient_000":"salient_007"].to_numpy()
             units = average_sessions(features, values, space.participant_id, space.split, kind)
             prediction = predict_out_of_sample(units, kind, held_out_fold(units, "test"))
-            kept = ~np.isin(prediction.participants, manifest.participant_id[last])
+            kept = ~np.isin(units.participants[prediction.rows], manifest.participant_id[last])
             return prediction.scores[kept]
 
         np.testing.assert_array_equal(predictions(clean, manifest[variable]), predictions(spoiled, answers))
@@ -327,15 +334,18 @@ def test_order_of_rows_does_not_matter():
     space = make_space(manifest, split, [standardised(manifest.age)])
     shuffled = manifest.sample(frac=1, random_state=1).reset_index(drop=True)
     mixed = space.sample(frac=1, random_state=2)
-    pd.testing.assert_frame_equal(evaluate({"salient": space}, manifest), evaluate({"salient": mixed}, shuffled))
+    names = ["diagnosis", "age", "severity"]
+    tables = [evaluate({"salient": space}, manifest, names), evaluate({"salient": mixed}, shuffled, names)]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_same_seed_same_table_and_a_variable_s_interval_stands_alone():
     manifest, split = make_cohort()
     space = make_space(manifest, split, [standardised(manifest.age)])
-    whole = evaluate({"salient": space}, manifest, n_bootstrap=50)
-    pd.testing.assert_frame_equal(whole, evaluate({"salient": space}, manifest, n_bootstrap=50))
-    alone = evaluate({"salient": space}, manifest, ["age"], n_bootstrap=50)
+    options = {"variables": ["age", "diagnosis", "unrelated"], "n_bootstrap": 50, "n_permutations": 19}
+    whole = evaluate({"salient": space}, manifest, **options)
+    pd.testing.assert_frame_equal(whole, evaluate({"salient": space}, manifest, **options))
+    alone = evaluate({"salient": space}, manifest, **options | {"variables": ["age"]})
     together = whole[whole.variable == "age"].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, together)
     other = evaluate({"salient": space}, manifest, ["age"], n_bootstrap=50, seed=1)
@@ -348,7 +358,7 @@ def test_same_seed_same_table_and_a_variable_s_interval_stands_alone():
 def test_default_variables_and_what_is_left_out_with_reasons():
     manifest, split = make_cohort()
     n = len(manifest)
-    manifest["qc"], manifest["run"], manifest["family_id"] = "pass", "1", [f"f{i}" for i in range(n)]
+    manifest["run"], manifest["family_id"], manifest["qc"] = "1", [f"f{i}" for i in range(n)], "pass"
     manifest["remarks"] = [f"seen on day {i}" for i in range(n)]
     manifest["centre"] = "here"
     manifest["rare"] = np.where(np.arange(n) < 5, 1.0 * np.arange(n), np.nan)
@@ -357,10 +367,17 @@ def test_default_variables_and_what_is_left_out_with_reasons():
     table = evaluate({"salient": make_space(manifest, split)}, manifest, target=["patient"], n_bootstrap=0)
 
     assert table.variable.drop_duplicates().tolist() == [
-        *("diagnosis", "age", "sex", "site", "subtype", "severity", "unrelated")
+        *("diagnosis", "age", "sex", "scanner", "subtype", "severity", "unrelated"),
+        "unrelated (background)",
     ]
     (left_out,) = notes_about(table, "Not probed")
-    for text in ("remarks (text with 240 values", "centre (one value", "rare (values of 5", "empty (values of 0"):
+    for text in (
+        "remarks (text with 240 values",
+        "centre (one value",
+        "qc (one value",
+        "rare (values of 5",
+        "empty (values of 0",
+    ):
         assert text in left_out
     (within,) = notes_about(table, "target participants only")
     assert within.endswith("subtype, severity.")
@@ -371,21 +388,23 @@ def test_within_patient_variables_use_target_rows_and_the_rest_everyone():
     manifest["duration"] = manifest.severity.fillna(0.0)
     manifest["medicated"] = np.where(manifest.diagnosis == "control", "no", np.where(manifest.age > 50, "yes", "no"))
     manifest["handedness"] = np.where(manifest.diagnosis == "control", "right", None)
-    manifest.loc[manifest.index % 4 == 0, "handedness"] = "left"
+    manifest.loc[(manifest.diagnosis == "control") & (manifest.index % 4 == 0), "handedness"] = "left"
     table = evaluate({"salient": make_space(manifest, split)}, manifest, target=["patient"], n_bootstrap=0)
     n = table.groupby("variable")["n"].first()
-    assert n[["diagnosis", "age", "sex", "site", "unrelated"]].tolist() == [80] * 5
+    assert n[["diagnosis", "age", "sex", "scanner"]].tolist() == [80] * 4
     assert n[["subtype", "severity", "duration", "medicated"]].tolist() == [40] * 4
-    assert n["handedness"] == 40, "values in controls only: over the rows that have one"
+    assert n[["unrelated", "unrelated (background)"]].tolist() == [40, 40]
+    assert n["handedness (background)"] == 40, "values in controls only: over the rows that have one"
+    assert not {"duration (background)", "severity (background)", "handedness"} & set(n.index)
 
     everyone = evaluate({"salient": make_space(manifest, split)}, manifest, ["duration", "severity"], n_bootstrap=0)
     assert everyone.groupby("variable")["n"].first().to_dict() == {"duration": 80, "severity": 40}
 
 
-def test_a_site_that_holds_all_controls_is_still_asked_of_everyone():
+def test_a_scanner_that_holds_all_controls_is_still_asked_of_everyone():
     manifest, split = make_cohort()
-    manifest.loc[manifest.diagnosis == "control", "site"] = "A"
-    table = evaluate({"salient": make_space(manifest, split)}, manifest, ["site"], target=["patient"], n_bootstrap=0)
+    manifest.loc[manifest.diagnosis == "control", "scanner"] = "A"
+    table = evaluate({"salient": make_space(manifest, split)}, manifest, ["scanner"], target=["patient"], n_bootstrap=0)
     assert table.n.unique().tolist() == [80]
 
 
@@ -399,8 +418,15 @@ def test_kind_of_a_variable_follows_its_values():
     manifest["group"] = pd.Categorical(np.array(["x", "y"])[np.arange(n) // 2 % 2])
     names = ["level", "flag", "truth", "code", "group"]
     table = evaluate({"salient": make_space(manifest, split)}, manifest, names, n_bootstrap=0)
-    metrics = table.groupby("variable")["metric"].apply(list).to_dict()
-    assert metrics == {"level": ["r2", "mae"]} | {name: ["balanced_accuracy", "auc"] for name in names[1:]}
+    found = table[table.space == "salient"].groupby("variable")["metric"].apply(list).to_dict()
+    assert found == {"level": ["spearman", "mae", "r2"]} | {name: ["balanced_accuracy", "auc"] for name in names[1:]}
+    assert table.groupby("variable")["measure"].first().to_dict() == {
+        "level": "ordinal",
+        "flag": "binary",
+        "truth": "binary",
+        "code": "categorical",
+        "group": "binary",
+    }
     assert line(table, "code", "balanced_accuracy").chance == pytest.approx(1 / 3)
     assert table["value"].notna().all()
 
@@ -467,7 +493,7 @@ def test_class_missing_on_one_side_gives_na_with_the_reason(part):
     manifest, split = make_cohort(n=60, n_test=20)
     manifest.loc[split == part, "sex"] = "F"
     table = evaluate({"salient": make_space(manifest, split)}, manifest, ["sex"])
-    assert len(table) == 2
+    assert table.space.tolist() == ["salient"] * 2 + ["covariates"] * 2
     assert table["value"].isna().all()
     (note,) = notes_about(table, "sex: n/a")
     assert "M (" in note
@@ -484,14 +510,14 @@ def test_one_value_among_the_scored_has_no_r2():
 def test_a_rare_class_is_set_aside_by_name_and_does_not_cost_the_variable():
     manifest, split = make_cohort()
     manifest.loc[0, "sex"] = "O"
-    manifest.loc[239, "site"] = "unseen"
+    manifest.loc[239, "scanner"] = "unseen"
     space = make_space(manifest, split, [manifest.sex == "F"], noise=0.2)
-    table = evaluate({"salient": space}, manifest, ["sex", "site"], n_bootstrap=10)
+    table = evaluate({"salient": space}, manifest, ["sex", "scanner"], n_bootstrap=10)
     assert line(table, "sex", "balanced_accuracy").value > 0.9
     assert line(table, "sex", "balanced_accuracy").chance == 0.5
-    assert line(table, "site", "auc").n == 79
+    assert line(table, "scanner", "auc").n == 79
     assert "O (1 to fit on and 0 in test)" in notes_about(table, "sex:")[0]
-    assert "unseen (0 to fit on and 1 in test)" in notes_about(table, "site:")[0]
+    assert "unseen (0 to fit on and 1 in test)" in notes_about(table, "scanner:")[0]
 
 
 def test_few_scored_participants_of_a_class_are_pointed_out():
@@ -529,6 +555,7 @@ def test_without_held_out_rows_probes_are_cross_validated_and_it_is_said(given, 
     signals = [standardised(manifest.age), manifest.diagnosis == "patient"]
     space = make_space(manifest, given, signals)
     table = evaluate({"salient": space}, manifest, ["age", "diagnosis", "unrelated"], n_bootstrap=200)
+    assert set(table.scheme) == {"cross-validated"}
     assert line(table, "age", "r2").n == 240
     assert line(table, "age", "r2").ci_low < 0.8 < line(table, "age", "r2").ci_high
     assert line(table, "unrelated", "r2").value < 0.05
@@ -542,7 +569,7 @@ def test_cross_validation_with_too_few_participants_gives_na():
     manifest, _ = make_cohort(n=7)
     table = evaluate({"salient": make_space(manifest, "n/a")}, manifest, ["age", "diagnosis"])
     assert table["value"].isna().all()
-    assert len(table) == 4
+    assert len(table[table.space == "salient"]) == 5
 
 
 # ---------------------------------------------------------------- joining by ids
@@ -563,7 +590,7 @@ def test_leading_zeros_and_sessions_join_exactly_through_files(tmp_path):
     )
 
     assert table.n.unique().tolist() == [20]
-    assert set(table.space) == {"salient", "common"}
+    assert list(dict.fromkeys(table.space)) == ["common", "salient", "both", "covariates"]
     assert line(table, "age", "r2").value > 0.7
 
 
@@ -648,7 +675,7 @@ def test_uneven_coverage_is_said():
     assert notes_about(table, "2 of 60 images of the manifest have no embedding")
     assert notes_about(table, "common has no row for 1 images")
     assert notes_about(table, "1 images have another split")
-    assert table.groupby("space")["n"].first().to_dict() == {"common": 17, "salient": 18}
+    assert table.groupby("space")["n"].first()[["common", "salient", "both"]].tolist() == [17, 18, 17]
 
 
 # ---------------------------------------------------------------- for people
@@ -665,13 +692,16 @@ def test_layout_shows_a_line_per_variable_with_chance_and_notes():
     manifest.loc[split == "test", "sex"] = "F"
     manifest["[bold]odd"] = manifest.unrelated
     table = evaluate(
-        {"common": make_space(manifest, split), "salient": make_space(manifest, split)}, manifest, n_bootstrap=50
+        {"common": make_space(manifest, split), "salient": make_space(manifest, split)},
+        manifest,
+        ["diagnosis", "sex", "[bold]odd"],
+        n_bootstrap=50,
     )
     text = render(table, 120)
     lines = {words[0]: words for words in map(str.split, text.splitlines()) if words}
     assert lines["diagnosis"][1] == "acc"
     assert lines["diagnosis"][-2:] == ["0.50", "80"]
-    assert lines["sex"][1:] == ["acc", "n/a", "n/a", "n/a", "80"]
+    assert lines["sex"][1:] == ["acc", *["n/a"] * 5, "80"]
     assert "[bold]odd" in lines
     assert "- sex: n/a" in text
     assert "-0.00" not in text
@@ -681,9 +711,12 @@ def test_layout_keeps_every_figure_in_a_narrow_terminal():
     manifest, split = make_cohort()
     spaces = {name: make_space(manifest, split) for name in ("common", "salient", "voxel_pca")}
     table = evaluate(spaces, manifest, ["diagnosis", "unrelated"], n_bootstrap=50)
-    text = render(table, 80)
+    text = render(table, 100)
     assert "…" not in text
-    assert text.count("[") == 1 + 2 * 3
+    assert max(map(len, text.splitlines())) <= 100
+    for word in ("common", "salient", "both", "covariates", "voxel_pca", "chance", " n "):
+        assert word in text
+    assert text.count("[") == 1 + 2 * 5
 
 
 def test_layout_of_a_table_read_back_from_its_file(tmp_path):

@@ -144,6 +144,29 @@ def design_matrix(rows: pd.DataFrame, covariates: Sequence[str]) -> np.ndarray:
     return _full_rank(np.column_stack(columns))
 
 
+def mean_factors(table: pd.DataFrame) -> pd.DataFrame:
+    """Average the images of each participant.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Ids and factors.
+
+    Returns
+    -------
+    DataFrame
+        Factors, indexed and sorted by participant.
+
+    Examples
+    --------
+    >>> mean_factors(pd.DataFrame({"participant_id": ["a", "a"], "salient_000": [1.0, 3.0]}))
+                    salient_000
+    participant_id
+    a                       2.0
+    """
+    return table.groupby("participant_id", sort=True)[factor_columns(table)].mean()
+
+
 def _full_rank(matrix: np.ndarray) -> np.ndarray:
     kept: list[np.ndarray] = []
     basis = np.empty((len(matrix), 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from sepclr_med.cohort.splits import check_overlap
 from sepclr_med.errors import ManifestError, Problem
 
 SPLITS = ["train", "val", "test"]
-FACTOR = re.compile(r"[A-Za-z]\w*_\d{3,}")
+FACTOR = re.compile(r"(.*?)_?(\d+)", re.DOTALL)
+ALLOWED = "ids, and numeric factors that share a name and differ in its number, such as salient_000, PC_3 or z1"
 MISSING = "n/a"
 
 
@@ -46,9 +48,10 @@ def join_spaces(embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame) 
     Parameters
     ----------
     embeddings : mapping of str to DataFrame
-        One table per space: ids, ``split`` and factors.
+        One table per space: ids, ``split`` if any, and factors. Factors may have any one name with a number each
+        (``salient_000``, ``PC_3``, ``z1``), whichever program made them.
     manifest : DataFrame
-        As :func:`sepclr_med.read_manifest` gives it.
+        As :func:`sepclr_med.read_manifest` gives it, or any table with ``participant_id``.
 
     Returns
     -------
@@ -58,7 +61,8 @@ def join_spaces(embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame) 
     ------
     ManifestError
         With every embedding that has no row in the manifest, every id that is not a string or not unique, every
-        column that is not a factor, every value that is not finite, and every participant or family that is in two
+        column that is not a factor or has the name of a column of the manifest (an answer would be among the
+        questions), every value that is not finite, and every participant or family that is in two
         splits.
 
     Examples
@@ -71,10 +75,10 @@ def join_spaces(embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame) 
     """
     if not embeddings:
         fix = "run `sepclr-med embed RUN_DIR` first"
-        raise ManifestError("evaluate: no embeddings were given", [Problem("no space to look at", fix=fix)])
+        raise ManifestError("no embeddings were given", [Problem("no space to look at", fix=fix)])
     tables = {"manifest": manifest, **{f"{name} embedding": table for name, table in embeddings.items()}}
     _refuse([problem for file, table in tables.items() for problem in _id_problems(table, file)])
-    _refuse([problem for name, table in embeddings.items() for problem in _table_problems(table, name)])
+    _refuse([problem for name, table in embeddings.items() for problem in _table_problems(table, name, manifest)])
 
     known = _keys(manifest)
     places = {name: known.get_indexer(_keys(table)) for name, table in embeddings.items()}
@@ -84,6 +88,12 @@ def join_spaces(embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame) 
     columns = [column for column in (*KEY, "family_id", "split") if column in manifest or column == "split"]
     _refuse(check_overlap(pd.concat([space.rows[columns] for space in spaces]).drop_duplicates()))
     return spaces
+
+
+def all_rows(spaces: list[Space]) -> pd.DataFrame:
+    """Return the manifest's rows that any space has."""
+    seen = pd.concat([space.rows for space in spaces])
+    return seen[~seen.index.duplicated()].sort_index()
 
 
 def describe_coverage(spaces: list[Space], manifest: pd.DataFrame) -> list[str]:
@@ -156,15 +166,20 @@ def _id_problems(table: pd.DataFrame, file: str) -> list[Problem]:
     return problems
 
 
-def _table_problems(table: pd.DataFrame, name: str) -> list[Problem]:
+def _table_problems(table: pd.DataFrame, name: str, manifest: pd.DataFrame) -> list[Problem]:
     file = f"{name} embedding"
     factors = factor_columns(table)
-    strange = [c for c in factors if not FACTOR.fullmatch(str(c)) or not pd.api.types.is_numeric_dtype(table[c])]
-    allowed = "ids and numeric factors named like salient_000"
-    problems = [Problem("not a factor", file=file, column=str(c), allowed=allowed, fix="drop it") for c in strange]
+    named = _share_a_name(factors)
+    strange = [c for c in factors if c not in named or not pd.api.types.is_numeric_dtype(table[c])]
+    problems = [Problem("not a factor", file=file, column=str(c), allowed=ALLOWED, fix="drop it") for c in strange]
+    problems += [
+        Problem("a factor has the name of a column of the manifest", file=file, column=str(c), fix="rename or drop it")
+        for c in factors
+        if c in manifest and c not in strange
+    ]
     if not factors:
-        problems.append(Problem("no factors", file=file, allowed=allowed))
-    if strange or not factors:
+        problems.append(Problem("no factors", file=file, allowed=ALLOWED))
+    if problems:
         return problems
     finite = np.isfinite(table[factors].to_numpy(dtype=float, na_value=np.nan)).all(axis=1)
     for place in np.flatnonzero(~finite):
@@ -176,6 +191,14 @@ def _table_problems(table: pd.DataFrame, name: str) -> list[Problem]:
     allowed = ", ".join([*SPLITS, MISSING])
     problems += [Problem("unknown split", file=file, column="split", got=str(s), allowed=allowed) for s in set(unknown)]
     return problems
+
+
+def _share_a_name(columns: list[str]) -> set[str]:
+    """Return the columns that are one name with a number each; of several such names, the one most columns have."""
+    found = {column: FACTOR.fullmatch(str(column)) for column in columns}
+    names = Counter(match[1] for match in found.values() if match)
+    most = names.most_common(1)[0][0] if names else None
+    return {column for column, match in found.items() if match and match[1] == most}
 
 
 def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray) -> list[Problem]:
@@ -196,4 +219,4 @@ def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray) -> list[Probl
 
 def _refuse(problems: list[Problem]) -> None:
     if problems:
-        raise ManifestError(f"evaluate: {len(problems)} problem(s) between embeddings and manifest", problems)
+        raise ManifestError(f"{len(problems)} problem(s) between embeddings and manifest", problems)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from sepclr_med.analysis.probes import Kind, probe_kind
+from sepclr_med.analysis.measures import Measure, choose_measure, level_codes
+from sepclr_med.analysis.units import Kind
 from sepclr_med.errors import ManifestError, Problem, did_you_mean
 
+Over: TypeAlias = Literal["everyone", "target", "background"]
+
 STRUCTURE = ("participant_id", "session_id", "run", "image_path", "split", "fold", "family_id")
-NOT_BY_DEFAULT = (*STRUCTURE, "qc", "role")
-FIRST = ("diagnosis", "age", "sex", "site", "scanner", "tiv")
+NOT_BY_DEFAULT = (*STRUCTURE, "role")
+FIRST = ("diagnosis", "age", "sex", "site", "scanner", "tiv", "qc")
 MIN_PARTICIPANTS = 8
 MAX_SHARE_OF_TEXTS = 0.5
 
@@ -26,24 +30,71 @@ class Variable:
     ----------
     name : str
         The column.
-    kind : {"classification", "regression"}
-        How it is probed.
-    target_only : bool
-        Whether only target rows are asked.
+    measure : {"continuous", "ordinal", "binary", "categorical"}
+        What it measures.
+    over : {"everyone", "target", "background"}, default="everyone"
+        Whose values are asked.
+    described : mapping or None, default=None
+        Its entry in the sidecar, which orders levels written as text.
     """
 
     name: str
-    kind: Kind
-    target_only: bool
+    measure: Measure
+    over: Over = "everyone"
+    described: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def kind(self) -> Kind:
+        """How it is probed."""
+        return "classification" if self.measure in ("binary", "categorical") else "regression"
+
+    @property
+    def label(self) -> str:
+        """How tables call it: ``BDI``, and ``BDI (background)`` for the same column among controls."""
+        return f"{self.name} (background)" if self.over == "background" else self.name
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which diagnoses are patients and which are controls.
+
+    Parameters
+    ----------
+    target : sequence of str or None
+        Patients; none means that groups are not told apart.
+    background : sequence of str or None
+        Controls; none means every other diagnosis.
+    """
+
+    target: Sequence[str] | None = None
+    background: Sequence[str] | None = None
+
+    def members(self, rows: pd.DataFrame, over: Over) -> np.ndarray:
+        """Return which rows belong to a group, as a mask."""
+        if over == "everyone" or self.target is None:
+            return np.ones(len(rows), dtype=bool)
+        diagnosis = rows["diagnosis"]
+        is_target = diagnosis.isin(list(self.target))
+        if over == "target":
+            return is_target.to_numpy()
+        others = diagnosis.notna() & ~is_target
+        return (others if self.background is None else others & diagnosis.isin(list(self.background))).to_numpy()
 
 
 def choose_variables(
-    rows: pd.DataFrame, variables: Sequence[str] | None = None, target: Sequence[str] | None = None
+    rows: pd.DataFrame,
+    variables: Sequence[str] | None = None,
+    groups: Groups | None = None,
+    measures: Mapping[str, str] | None = None,
+    described: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[Variable], list[str]]:
-    """Settle what is probed, and say what is left out and why.
+    """Settle what is probed and over whom, and say what is left out and why.
 
     Without names: the diagnosis, then every known and clinical column that at least eight participants have a value
     for, that has more than one value, and that is not text with nearly as many values as participants.
+
+    Known columns are asked of everyone. A clinical column is asked among target participants, and apart from that
+    among background participants where it varies there too: over both together it would ask for the diagnosis again.
 
     Parameters
     ----------
@@ -51,10 +102,12 @@ def choose_variables(
         Rows of the manifest that have an embedding.
     variables : sequence of str or None, default=None
         Columns, in the order wanted.
-    target : sequence of str or None, default=None
-        Values of ``diagnosis`` that are patients. A clinical column without values outside them, or with one value
-        outside them (a severity of 0 in every control), is asked among them only: over everyone it would ask for the
-        diagnosis again.
+    groups : Groups or None, default=None
+        Patients and controls; without, everything is asked of everyone.
+    measures : mapping of str to str or None, default=None
+        What a column measures, where that must not be inferred.
+    described : mapping of str to mapping or None, default=None
+        The manifest's BIDS sidecar: column to its entry.
 
     Returns
     -------
@@ -71,61 +124,88 @@ def choose_variables(
     --------
     >>> rows = pd.DataFrame({"participant_id": [f"{i:02}" for i in range(8)], "age": range(20, 28), "centre": "A"})
     >>> choose_variables(rows)
-    ([Variable(name='age', kind='regression', target_only=False)], ['Not probed: centre (one value only).'])
+    ([Variable(name='age', measure='continuous', over='everyone')], ['Not probed: centre (one value only).'])
     """
-    _check_names(rows, variables, target)
-    if variables is None:
-        names, notes = _default_names(rows)
-    else:
-        names, notes = list(dict.fromkeys(variables)), []
-    is_target = None if target is None else rows["diagnosis"].isin(list(target))
-    chosen = []
+    groups = groups or Groups()
+    _check_names(rows, variables, groups)
+    names = list(dict.fromkeys(variables)) if variables is not None else _candidates(rows)
+    chosen, left_out, reasons = [], [], {}
     for name in names:
-        target_only = is_target is not None and name not in FIRST and _belongs_to_target(rows[name], is_target)
-        values = rows.loc[is_target, name] if target_only else rows[name]
-        chosen.append(Variable(name, probe_kind(values), target_only))
-    if within := [variable.name for variable in chosen if variable.target_only]:
-        notes.append(f"Among target participants only, as it does not vary outside them: {', '.join(within)}.")
-    return chosen, notes
+        overs = _overs(rows, name, groups)
+        usable = [over for over in overs if not _unfit(rows[groups.members(rows, over)], name)]
+        if variables is not None or name == "diagnosis":
+            # What was asked for by name gets a line, be it one that says why there is no figure.
+            usable = usable or overs[:1]
+        elif not usable:
+            reason = _unfit(rows, name) or f"{overs[0]}: {_unfit(rows[groups.members(rows, overs[0])], name)}"
+            left_out.append(f"{name} ({reason})")
+        for over in usable:
+            entry = (described or {}).get(name)
+            values = rows.loc[groups.members(rows, over), name]
+            measure, reason = choose_measure(name, values, entry, (measures or {}).get(name))
+            chosen.append(Variable(name, measure, over, entry))
+            reasons.setdefault((name, measure), reason)
+    return chosen, _notes(chosen, left_out, reasons)
 
 
-def values_of(rows: pd.DataFrame, variable: Variable, target: Sequence[str] | None) -> pd.Series:
+def values_of(rows: pd.DataFrame, variable: Variable, groups: Groups) -> pd.Series:
     """Return a variable's values, missing where the row is not asked; infinite numbers are missing."""
     values = rows[variable.name]
+    if variable.measure == "ordinal":
+        values = level_codes(values, variable.described)
     if pd.api.types.is_float_dtype(values):
         values = values.mask(np.isinf(values.astype(float).to_numpy()))
-    if variable.target_only:
-        values = values.where(rows["diagnosis"].isin(list(target or ())))
-    return values
+    return values.where(groups.members(rows, variable.over))
 
 
-def _default_names(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
-    candidates = [name for name in FIRST if name in rows]
-    candidates += [name for name in rows.columns if name not in (*FIRST, *NOT_BY_DEFAULT)]
-    reasons = {name: _unfit(rows[name], rows["participant_id"]) for name in candidates if name != "diagnosis"}
-    left_out = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+def listed(names: Sequence[str] | None) -> Sequence[str] | None:
+    """Take one name for a list of one."""
+    return [names] if isinstance(names, str) else names
+
+
+def _candidates(rows: pd.DataFrame) -> list[str]:
+    known = [name for name in FIRST if name in rows]
+    return known + [str(name) for name in rows.columns if name not in (*FIRST, *NOT_BY_DEFAULT)]
+
+
+def _overs(rows: pd.DataFrame, name: str, groups: Groups) -> list[Over]:
+    if groups.target is None or name in FIRST:
+        return ["everyone"]
+    within = rows.loc[groups.members(rows, "background"), name]
+    return ["target", "background"] if len(within.dropna().unique()) > 1 else ["target"]
+
+
+def _notes(chosen: list[Variable], left_out: list[str], reasons: Mapping[tuple[str, Measure], str]) -> list[str]:
     notes = [f"Not probed: {', '.join(left_out)}."] if left_out else []
-    return [name for name in candidates if not reasons.get(name)], notes
+    overs = {variable.name: {other.over for other in chosen if other.name == variable.name} for variable in chosen}
+    if within := [name for name, over in overs.items() if over == {"target"}]:
+        notes.append(f"Among target participants only, as it does not vary outside them: {', '.join(within)}.")
+    if apart := [name for name, over in overs.items() if over == {"target", "background"}]:
+        notes.append(
+            "Among target and among background participants apart, as over both it would ask for the diagnosis again: "
+            f"{', '.join(apart)}."
+        )
+    if only := [name for name, over in overs.items() if over == {"background"}]:
+        notes.append(f"Among background participants only, who alone have enough values: {', '.join(only)}.")
+    if ordinal := [f"{name} ({reason})" for (name, measure), reason in reasons.items() if measure == "ordinal"]:
+        notes.append(f"Ordinal, predicted as numbers and scored by rank correlation: {', '.join(ordinal)}.")
+    return notes
 
 
-def _unfit(values: pd.Series, participants: pd.Series) -> str:
-    known = values.dropna()
-    n_participants = participants[known.index].nunique()
+def _unfit(rows: pd.DataFrame, name: str) -> str:
+    known = rows[name].dropna()
+    n_participants = rows.loc[known.index, "participant_id"].nunique()
     n_values = known.nunique()
     if n_participants < MIN_PARTICIPANTS:
         return f"values of {n_participants} participants, {MIN_PARTICIPANTS} needed"
     if n_values < 2:
         return "one value only"
-    if not pd.api.types.is_numeric_dtype(values) and n_values > MAX_SHARE_OF_TEXTS * n_participants:
+    if not pd.api.types.is_numeric_dtype(known) and n_values > MAX_SHARE_OF_TEXTS * n_participants:
         return f"text with {n_values} values in {n_participants} participants"
     return ""
 
 
-def _belongs_to_target(values: pd.Series, is_target: pd.Series) -> bool:
-    return values[is_target].notna().any() and len(values[~is_target].dropna().unique()) <= 1
-
-
-def _check_names(rows: pd.DataFrame, variables: Sequence[str] | None, target: Sequence[str] | None) -> None:
+def _check_names(rows: pd.DataFrame, variables: Sequence[str] | None, groups: Groups) -> None:
     columns = [name for name in rows.columns if name not in STRUCTURE]
     allowed = ", ".join(columns)
     problems = [
@@ -149,7 +229,7 @@ def _check_names(rows: pd.DataFrame, variables: Sequence[str] | None, target: Se
             fix=did_you_mean(str(name), seen),
             code="unknown_diagnosis",
         )
-        for name in target or ()
+        for name in groups.target or ()
         if name not in seen
     ]
     if problems:

@@ -67,6 +67,7 @@ def embed(
     """
     from sepclr_med import embed as make
     from sepclr_med import read_manifest
+    from sepclr_med.analysis.linking import derive_new
 
     if manifest is not None and output is None:
         fix = "the run's own embeddings are kept apart: name a folder with -o"
@@ -74,3 +75,5 @@ def embed(
     table = read_manifest(manifest, bids_root) if manifest else None
     tables = make(run_dir, table, output, checkpoint, batch_size, cache_dir)
     print(f"{len(tables['salient'])} images -> {output or run_dir / 'embeddings'}")
+    for path in derive_new(run_dir, tables, output) if output else ():
+        print(f"as in the run's own analysis -> {path}")

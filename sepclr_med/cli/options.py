@@ -61,3 +61,21 @@ def group_settings(background: str | None, target: str | None) -> list[str]:
     """Return the settings that name the diagnoses of each role."""
     given = {"background": background, "target": target}
     return [f"cohort.{role}={json.dumps(listed(names))}" for role, names in given.items() if names is not None]
+
+
+def grouped(texts: list[str] | None, option: str) -> dict[str, list[str]] | None:
+    """Return ``NAME:A,B`` words as a dictionary of lists, None for none; anything else is a :class:`ConfigError`."""
+    parts = [text.partition(":") for text in texts or ()]
+    groups = {name.strip(): listed(members) for name, _, members in parts}
+    wrong = [
+        Problem(
+            "not a group", got=f"{name}{colon}{members}", allowed="NAME:COLUMN,COLUMN", fix=f"{option} mood:MADRS,BDI"
+        )
+        for name, colon, members in parts
+        if not name.strip() or not listed(members)
+    ]
+    if not wrong and len(groups) < len(parts):
+        wrong = [Problem("a name is given twice", got=", ".join(name for name, _, _ in parts), fix="name each once")]
+    if wrong:
+        raise ConfigError(f"{option}: cannot be understood", wrong)
+    return groups or None

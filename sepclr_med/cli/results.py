@@ -1,86 +1,194 @@
-"""Verbs of the results."""
+"""Verbs of the results: evaluate, link, explain, report."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sepclr_med.cli.application import app
-from sepclr_med.cli.options import (
-    AsJson,
-    Assignments,
-    Background,
-    BidsRoot,
-    Overwrite,
-    RunFolder,
-    Target,
-    Verbose,
-    group_settings,
-    listed,
-)
+from sepclr_med.cli.options import AsJson, RunFolder, Target, Verbose, grouped, listed, pairs
+from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.printing import print_json, print_rich, print_table
+
+RunOrNone = Annotated[Path | None, typer.Argument(help="Folder of the run.", show_default=False)]
+Embeddings = Annotated[
+    str | None, typer.Option(help="Instead of a run: FILE or SPACE=FILE, comma-separated, of any origin.")
+]
+Table = Annotated[Path | None, typer.Option("--manifest", help="With --embeddings: participants and variables.")]
+Variables = Annotated[str | None, typer.Option(help="Columns, comma-separated; none means all that vary.")]
+Covariates = Annotated[
+    str | None, typer.Option(help="Columns to adjust for, comma-separated, or none; default age,sex,site,tiv.")
+]
+Measures = Annotated[
+    str | None, typer.Option("--measure", help="NAME=continuous|ordinal|binary|categorical, comma-separated.")
+]
+SeedOrNone = Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")]
 
 
 @app.command(rich_help_panel="Results")
 def evaluate(
-    run_dir: RunFolder,
-    variables: Annotated[str | None, typer.Option(help="Columns to probe, comma-separated; none means all.")] = None,
+    run_dir: RunOrNone = None,
+    embeddings: Embeddings = None,
+    manifest: Table = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="With --embeddings: folder to write.")] = None,
+    target: Target = None,
+    variables: Variables = None,
     bootstrap: Annotated[int | None, typer.Option(help="Resamples behind each interval.")] = None,
+    permutations: Annotated[int | None, typer.Option(help="Permutations behind each p-value.")] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Probe every variable from each space and from a plain voxel PCA, on held-out participants.
+    """Draw up the separation card: what each space holds, beside covariates, voxel PCA and chance, on held-out people.
 
     Example: sepclr-med evaluate runs/vbm --variables diagnosis,age,sex,MADRS
     """
-    from sepclr_med.analysis.evaluation import evaluate_run
-    from sepclr_med.analysis.separation import format_separation
+    from sepclr_med.analysis.evaluation import evaluate_files, evaluate_run
+    from sepclr_med.analysis.layout import format_card, format_separation
 
-    table = evaluate_run(run_dir, listed(variables) or None, bootstrap)
-    print_json(table) if as_json else print_rich(format_separation(table))
+    files = _run_or_files("evaluate", run_dir, embeddings, manifest, output)
+    choices = {"variables": listed(variables) or None, "n_bootstrap": bootstrap, "n_permutations": permutations}
+    choices = {name: value for name, value in choices.items() if value is not None}
+    if files:
+        table = evaluate_files(*files, target=listed(target) or None, **choices)
+    else:
+        table = evaluate_run(run_dir, **choices)
+    if as_json:
+        print_json(table)
+        return
+    print_rich(format_separation(table))
+    print_rich(format_card(table.attrs["card"]))
 
 
 @app.command(rich_help_panel="Results")
-def run(
-    recipe: Annotated[
-        Path, typer.Argument(help="Recipe, such as pipelines/synthetic/recipe.yaml.", show_default=False)
-    ],
-    run_dir: RunFolder,
-    manifest: Annotated[Path | None, typer.Option(help="Manifest to use instead of the recipe's cohort.")] = None,
-    background: Background = None,
+def link(
+    run_dir: RunOrNone = None,
+    embeddings: Embeddings = None,
+    manifest: Table = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="With --embeddings: table of links to write.")
+    ] = None,
     target: Target = None,
-    bids_root: BidsRoot = None,
-    assign: Assignments = None,
-    overwrite: Overwrite = False,
+    variables: Variables = None,
+    covariates: Covariates = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="Columns within which permutations stay, or none; default site.")
+    ] = None,
+    family: Annotated[
+        list[str] | None, typer.Option(help="NAME:VAR,VAR corrected for one another; may be repeated.")
+    ] = None,
+    battery: Annotated[
+        list[str] | None, typer.Option(help="NAME:COL,COL reduced to a first component; may be repeated.")
+    ] = None,
+    factors: Annotated[str | None, typer.Option(help="salient, canonical, or both, comma-separated.")] = None,
+    over: Annotated[str | None, typer.Option(help="held-out, train or all participants; default held-out.")] = None,
+    measure: Measures = None,
+    robust: Annotated[bool, typer.Option("--robust", help="Huber regression for continuous variables.")] = False,
+    permutations: Annotated[int | None, typer.Option(min=99, help="Permutations behind each p-value.")] = None,
+    parts: Annotated[
+        str | None, typer.Option(help="What to add to the factors: prediction,similarity,subtypes, or none.")
+    ] = None,
+    seed: SeedOrNone = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Do the whole job: simulate or read, check, split, fit, embed, evaluate; the same command again resumes.
+    """Test salient factors against clinical variables: adjusted, permuted within site, corrected.
 
-    Example: sepclr-med run pipelines/vbm/recipe.yaml runs/vbm --manifest manifest.tsv --target depr
+    Example: sepclr-med link runs/vbm --variables MADRS,BDI --covariates age,sex,site --family mood:MADRS,BDI
     """
-    from sepclr_med import run_recipe
-    from sepclr_med.analysis.separation import format_separation
+    from sepclr_med.analysis.associations.layout import format_links
+    from sepclr_med.analysis.linking import link_files, link_run
 
-    paths = {"manifest": manifest, "bids_root": bids_root}
-    given = [f"cohort.{name}={path.resolve()}" for name, path in paths.items() if path is not None]
-    given += ["cohort.simulate=null", "cohort.bids=null"] if manifest is not None else []
-    settings = [*(assign or []), *given, *group_settings(background, target)]
-    table = run_recipe(recipe, run_dir, settings, overwrite, say=lambda text: print(text, file=sys.stderr, flush=True))
-    print_json(table) if as_json else print_rich(format_separation(table))
+    files = _run_or_files("link", run_dir, embeddings, manifest, output)
+    choices: dict[str, Any] = {
+        "variables": listed(variables) or None,
+        "covariates": _or_none(covariates),
+        "blocks": _or_none(blocks),
+        "families": grouped(family, "--family"),
+        "batteries": grouped(battery, "--battery"),
+        "factors": listed(factors) or None,
+        "over": over,
+        "measures": pairs(listed(measure), "--measure") or None,
+        "robust": robust or None,
+        "n_permutations": permutations,
+        "parts": _or_none(parts),
+        "seed": seed,
+        "target": listed(target) or None,
+    }
+    found = link_files(*files, **choices) if files else link_run(run_dir, **choices)
+    print_json(found.links) if as_json else print_rich(format_links(found))
 
 
 @app.command(rich_help_panel="Results")
-def doctor(as_json: AsJson = False, verbose: Verbose = False) -> None:
-    """Print versions, devices, precisions and what is missing.
+def explain(
+    run_dir: RunFolder,
+    factors: Annotated[str | None, typer.Option(help="Such as canonical_000,salient_003; comma-separated.")] = None,
+    variables: Annotated[str | None, typer.Option(help="Columns of the manifest to map as well.")] = None,
+    covariates: Covariates = None,
+    split: Annotated[str | None, typer.Option(help="test, val, train or all; default held-out.")] = None,
+    permutations: Annotated[int | None, typer.Option(min=0, help="Permutations of the voxelwise test.")] = None,
+    tfce: Annotated[bool, typer.Option(help="Threshold-free cluster enhancement.")] = True,
+    sensitivity: Annotated[str | None, typer.Option(help="ig,occlusion or none.")] = None,
+    atlas: Annotated[Path | None, typer.Option(help="Label image in template space, for a table of regions.")] = None,
+    atlas_labels: Annotated[Path | None, typer.Option(help="Table of that image's labels: index, name.")] = None,
+    seed: SeedOrNone = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Map factors on the brain: voxelwise regression, and what the encoder itself looks at.
 
-    Example: sepclr-med doctor
+    Example: sepclr-med explain runs/vbm --factors canonical_000 --covariates age,sex,site
     """
-    from sepclr_med.doctor import examine
+    from sepclr_med.anatomy.explanation import explain as make
 
-    found = examine()
-    print_table(found, as_json, "this machine")
-    raise typer.Exit(1 if (found["verdict"] == "missing").any() else 0)
+    choices: dict[str, Any] = {
+        "factors": listed(factors) or None,
+        "variables": listed(variables) or None,
+        "covariates": _or_none(covariates),
+        "split": split,
+        "n_permutations": permutations,
+        "sensitivity": _or_none(sensitivity),
+        "atlas": atlas,
+        "atlas_labels": atlas_labels,
+        "seed": seed,
+    }
+    table = make(run_dir, tfce=tfce, **{name: value for name, value in choices.items() if value is not None})
+    print_table(table, as_json, "maps of factors")
+
+
+@app.command(rich_help_panel="Results")
+def report(
+    run_dir: RunFolder,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write; none means RUN_DIR/report.html.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write everything the run found as one HTML page that opens offline, and tables for R.
+
+    Example: sepclr-med report runs/vbm
+    """
+    from sepclr_med.report.render import report as write
+
+    print(f"report -> {write(run_dir, output)}")
+
+
+def _run_or_files(
+    verb: str, run_dir: Path | None, embeddings: str | None, manifest: Path | None, output: Path | None
+) -> tuple[list[str], Path, Path] | None:
+    """Return what stands in for a run, or None where a run was named; anything between the two is refused."""
+    files = {"--embeddings": embeddings, "--manifest": manifest, "--output": output}
+    absent = [name for name, value in files.items() if value is None]
+    if run_dir is not None and len(absent) == 3:
+        return None
+    if run_dir is None and not absent:
+        return listed(embeddings), manifest, output  # type: ignore[return-value]
+    got = " ".join([*([str(run_dir)] if run_dir else []), *(name for name in files if name not in absent)])
+    fix = f"sepclr-med {verb} RUN_DIR, or sepclr-med {verb} --embeddings FILE --manifest FILE --output FILE"
+    raise ConfigError(f"{verb}: what should be read?", [Problem("a run, or all three of the files", got=got, fix=fix)])
+
+
+def _or_none(text: str | None) -> list[str] | None:
+    """Return the parts of a list; ``none`` is an empty one, and no option at all is None."""
+    return None if text is None else [] if text.strip().casefold() == "none" else listed(text)

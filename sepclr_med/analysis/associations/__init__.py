@@ -1,0 +1,1 @@
+"""Which variables the factors go with: permutation tests that keep to the exchangeable rows, effects and intervals."""

@@ -1,0 +1,197 @@
+"""``link`` on a run folder, or on any two tables: what is read, and what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sepclr_med.analysis.canonical import CanonicalFactors
+from sepclr_med.analysis.linkage import Linkage, link
+from sepclr_med.analysis.subtyping import SubtypeStudy, assign_subtypes, study_subtypes
+from sepclr_med.cohort.embeddings import (
+    embedding_path,
+    factor_columns,
+    read_any_embeddings,
+    read_embeddings,
+    write_embeddings,
+)
+from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.provenance import record_step
+from sepclr_med.rundir import RunDir, read_json, write_json, write_table
+from sepclr_med.runs import read_config
+
+TABLES = ("links", "sites", "prediction", "similarity")
+
+
+def link_run(run_dir: str | Path, **choices: Any) -> Linkage:
+    """Link the salient factors of a run and write ``RUN_DIR/analysis``.
+
+    ``links.tsv``, ``sites.tsv``, ``prediction.tsv``, ``similarity.tsv``, ``subtypes*.tsv``, ``subtypes.json`` and
+    ``link.json``; canonical factors go to ``embeddings/desc-canonical_embedding.tsv``.
+
+    Parameters
+    ----------
+    run_dir : path
+        Folder with embeddings.
+    **choices
+        Of :func:`sepclr_med.analysis.linkage.link`; what is not given comes from ``evaluation`` of the run.
+
+    Returns
+    -------
+    Linkage
+
+    Raises
+    ------
+    RunError
+        When the folder has no embeddings.
+    ManifestError, UserError
+        As for :func:`sepclr_med.analysis.linkage.link`.
+    """
+    started = datetime.now(timezone.utc)
+    run = RunDir(run_dir)
+    config = read_config(run)
+    embeddings, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
+    settings = config.evaluation
+    known = {
+        "variables": settings.variables,
+        "covariates": [name for name in settings.covariates if name in manifest],
+        "blocks": [name for name in settings.blocks if name in manifest and manifest[name].nunique() >= 2],
+        "factors": settings.factors,
+        "families": settings.families,
+        "batteries": settings.batteries,
+        "measures": settings.measures,
+        "canonical": settings.canonical,
+        "n_permutations": settings.n_permutations,
+        "n_bootstrap": settings.n_bootstrap,
+        "seed": settings.seed,
+        "target": config.cohort.target,
+    }
+    choices = known | {name: value for name, value in choices.items() if value is not None}
+    found, subtypes = _link(embeddings, manifest, choices)
+    if found.canonical is not None:
+        table, facts = found.canonical
+        write_embeddings({"canonical": table}, run.embeddings, facts)
+    _write(found, subtypes, run.analysis)
+    record_step(run.provenance, "link", started, {"settings": found.settings, "notes": found.notes})
+    return found
+
+
+def link_files(embeddings: Sequence[str], manifest: str | Path, output: str | Path, **choices: Any) -> Linkage:
+    """Link any embeddings table to any table of participants.
+
+    Parameters
+    ----------
+    embeddings : sequence of str
+        ``FILE`` or ``SPACE=FILE``, as :func:`sepclr_med.cohort.embeddings.read_any_embeddings` takes them.
+    manifest : path
+        Table with ``participant_id`` and the variables, its JSON sidecar beside it if there is one.
+    output : path
+        The table of links; the other tables take its name with ``_sites``, ``_prediction``, ... added.
+    **choices
+        Of :func:`sepclr_med.analysis.linkage.link`.
+
+    Returns
+    -------
+    Linkage
+    """
+    needed = ["participant_id", "diagnosis"] if choices.get("target") else ["participant_id"]
+    tables, rows = read_any_embeddings(embeddings), read_manifest(manifest, required=needed)
+    output = Path(output)
+    found, subtypes = _link(tables, rows, {name: value for name, value in choices.items() if value is not None})
+    _write(found, subtypes, lambda name: output if name == "links.tsv" else output.with_name(f"{output.stem}_{name}"))
+    return found
+
+
+def derive_new(run_dir: str | Path, tables: Mapping[str, pd.DataFrame], output_dir: str | Path) -> list[Path]:
+    """Give newly embedded images what ``link`` derived for the run's own: canonical factors and subtypes.
+
+    Parameters
+    ----------
+    run_dir : path
+        The run, after ``link``; without it nothing is written.
+    tables : mapping of str to DataFrame
+        From ``embed``.
+    output_dir : path
+        Where their embeddings are.
+
+    Returns
+    -------
+    list of Path
+        ``desc-canonical_embedding.tsv`` and ``subtypes.tsv``, as far as the run has them for these very weights.
+    """
+    run, salient, written = RunDir(run_dir), tables["salient"], []
+    own = embedding_path(run.embeddings, "canonical")
+    if (
+        not own.is_file()
+        or read_embeddings(run.embeddings, ["canonical"])["canonical"]["model_id"].iloc[0]
+        != (salient["model_id"].iloc[0])
+    ):
+        return written
+    facts = read_json(own.with_suffix(".json"))
+    factors = pd.DataFrame(
+        CanonicalFactors.from_dict(facts).transform(salient[facts["SourceFactors"]].to_numpy()),
+        columns=facts["Factors"],
+    )
+    table = pd.concat([salient.drop(columns=factor_columns(salient)).reset_index(drop=True), factors], axis=1)
+    kept = ("Method", "Centre", "Loadings", "Variance", "VarianceExplained", "FittedRows", "Factors", "SourceFactors")
+    written += write_embeddings({"canonical": table}, Path(output_dir), {name: facts[name] for name in kept})
+    subtypes = run.analysis("subtypes.json")
+    assigned = assign_subtypes(subtypes, salient) if subtypes.is_file() else None
+    if assigned is not None:
+        written.append(write_table(Path(output_dir) / "subtypes.tsv", assigned))
+    return written
+
+
+def strongest_factors(run: RunDir, n: int) -> list[str]:
+    """Name the factors most linked with a clinical variable, one per variable first, canonical ones where tested.
+
+    Parameters
+    ----------
+    run : RunDir
+        With ``analysis/links.tsv``.
+    n : int
+        How many.
+
+    Returns
+    -------
+    list of str
+    """
+    links = pd.read_csv(run.analysis("links.tsv"), sep="\t", na_values=["n/a"], keep_default_na=False)
+    links = links[links["p_value"].notna() & ~links["factor"].str.endswith("(whole)")]
+    canonical = links[links["space"] == "canonical"]
+    links = canonical if len(canonical) else links
+    clinical = links[links["family"] != "shared"]
+    links = clinical if len(clinical) else links
+    ordered = links.sort_values(["p_fdr", "statistic"], ascending=[True, False], kind="stable")
+    # The strongest of each variable before the second of any.
+    ordered = pd.concat([ordered.drop_duplicates("variable"), ordered])
+    return list(dict.fromkeys(ordered["factor"]))[:n]
+
+
+def _link(
+    embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame, choices: Mapping[str, Any]
+) -> tuple[Linkage, SubtypeStudy | None]:
+    found = link(embeddings, manifest, **choices)
+    if "subtypes" not in found.settings["parts"]:
+        return found, None
+    return found, study_subtypes(found, manifest.attrs.get("dictionary", {}), choices.get("measures"))
+
+
+def _write(found: Linkage, subtypes: SubtypeStudy | None, name_file: Callable[[str], Path]) -> None:
+    for name in TABLES:
+        table: pd.DataFrame = getattr(found, name)
+        if table.empty:
+            # What an earlier call left would no longer belong to the rest.
+            name_file(f"{name}.tsv").unlink(missing_ok=True)
+        else:
+            write_table(name_file(f"{name}.tsv"), table)
+    if subtypes is not None:
+        for name, table in subtypes.tables.items():
+            write_table(name_file(f"{name}.tsv"), table)
+        write_json(name_file("subtypes.json"), subtypes.facts)
+    facts = {"settings": found.settings, "verdicts": found.verdicts, "notes": found.notes}
+    write_json(name_file("link.json"), facts)

@@ -1,0 +1,1 @@
+"""One self-contained page about a run: collected as data first, then drawn, then written."""

@@ -1,0 +1,118 @@
+"""What was not run, and the command that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sepclr_med.report import blocks
+from sepclr_med.report.collect import dig, texts
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step whose result the page would show.
+
+    Parameters
+    ----------
+    name : str
+        What it is for.
+    files : tuple of str
+        Beginnings of file names, any of which says that it was run.
+    command : str
+        Which runs it; ``RUN_DIR`` stands for the folder.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    command: str
+
+
+STEPS = (
+    Step("check of images and design", ("check/check.json",), "sepclr-med check RUN_DIR/data/manifest.tsv"),
+    Step("training", ("history.tsv",), "sepclr-med fit MANIFEST RUN_DIR"),
+    Step("embeddings", ("embeddings/desc-",), "sepclr-med embed RUN_DIR"),
+    Step("separation card", ("analysis/separation.tsv",), "sepclr-med evaluate RUN_DIR"),
+    Step("links of factors to clinical variables", ("analysis/links.tsv",), "sepclr-med link RUN_DIR{covariates}"),
+    Step("prediction from whole spaces", ("analysis/prediction.tsv",), "sepclr-med link RUN_DIR{covariates}"),
+    Step("similarity of participants (RSA)", ("analysis/similarity.tsv",), "sepclr-med link RUN_DIR{covariates}"),
+    Step("canonical factors", ("embeddings/desc-canonical_embedding.tsv",), "sepclr-med link RUN_DIR{covariates}"),
+    Step(
+        "subtypes", ("analysis/subtypes.json", "analysis/subtypes_criteria.tsv"), "sepclr-med link RUN_DIR{covariates}"
+    ),
+    Step("maps of the factors", ("maps/maps.json", "maps/"), "sepclr-med explain RUN_DIR"),
+)
+COVARIATES = ("age", "sex", "site", "tiv")
+
+
+def find_not_run(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return each step without a result, with its command.
+
+    Parameters
+    ----------
+    data : mapping
+        From :func:`sepclr_med.report.collect.collect_run`.
+
+    Returns
+    -------
+    list of dict
+        ``name`` and ``command``.
+
+    Examples
+    --------
+    >>> data = {"files": ["history.tsv"], "manifest": None, "config": {}}
+    >>> find_not_run(data)[1]
+    {'name': 'embeddings', 'command': 'sepclr-med embed RUN_DIR'}
+    """
+    manifest = data["manifest"]
+    known = [name for name in COVARIATES if manifest is not None and name in manifest]
+    covariates = f" --covariates {','.join(known)}" if known else ""
+    return [
+        {"name": step.name, "command": (step.command + _groups(step, data["config"])).format(covariates=covariates)}
+        for step in STEPS
+        if not any(file.startswith(step.files) for file in data["files"])
+    ]
+
+
+def describe_not_run(data: Mapping[str, Any]) -> blocks.Block:
+    """Return the section on what is missing here; it is always there.
+
+    Parameters
+    ----------
+    data : mapping
+        From :func:`sepclr_med.report.collect.collect_run`.
+
+    Returns
+    -------
+    dict
+    """
+    missing = find_not_run(data)
+    words = (
+        "The following would be on this page and was not run. RUN_DIR stands for the folder of this run; afterwards, "
+        "sepclr-med report RUN_DIR writes the page anew."
+        if missing
+        else "Every step that this page can show was run."
+    )
+    parts = [
+        blocks.paragraph(words),
+        {"kind": "commands", "items": missing} if missing else None,
+        blocks.heading("Files that could not be read") if data["faults"] else None,
+        {"kind": "list", "items": [str(fault) for fault in data["faults"]]} if data["faults"] else None,
+    ]
+    return blocks.section("not-run", "What was not run", parts)
+
+
+def _groups(step: Step, config: Mapping[str, Any]) -> str:
+    if "check RUN_DIR" not in step.command:
+        return ""
+    roles = {role: texts(dig(config, "cohort"), role) for role in ("background", "target")}
+    return "".join(
+        f" --{role} {_quoted(','.join(values))}".replace("{", "{{").replace("}", "}}")
+        for role, values in roles.items()
+        if values
+    )
+
+
+def _quoted(text: str) -> str:
+    return text if text.replace(",", "").replace("_", "").isalnum() else "'{}'".format(text.replace("'", "'\\''"))

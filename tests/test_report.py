@@ -1,0 +1,586 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_run import VARIABLES, make_links, make_run, write, write_object
+
+from sepclr_med.errors import RunError
+from sepclr_med.report.collect import collect_run
+from sepclr_med.report.figures import Mark, Row, draw_intervals
+from sepclr_med.report.methods import describe_methods, number_citations
+from sepclr_med.report.not_run import STEPS, find_not_run
+from sepclr_med.report.participants import join_images
+from sepclr_med.report.references import REFERENCES
+from sepclr_med.report.render import report
+from sepclr_med.report.sections.forests import by_strength, mark_row
+from sepclr_med.report.sections.links import say_links
+
+HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>{{7*7}}</style></title>$x_1$&amp;'"""
+VOID = {"meta", "link", "img", "br", "input"}
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: its elements, the text of each, and whether they nest."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.words.append((self.open[-1], data.strip()))
+
+    def named(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def text(self, *tags):
+        return [words for tag, words in self.words if not tags or tag in tags]
+
+
+@pytest.fixture(scope="module")
+def fresh_run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "fresh")
+
+
+@pytest.fixture(scope="module")
+def whole_run(fresh_run):
+    return Path(shutil.copytree(fresh_run, fresh_run.with_name("whole")))
+
+
+@pytest.fixture(scope="module")
+def whole_text(whole_run):
+    return report(whole_run).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def run(fresh_run, tmp_path):
+    return Path(shutil.copytree(fresh_run, tmp_path / "run"))
+
+
+def change(path, edit):
+    content = json.loads(path.read_text())
+    edit(content)
+    write_object(path, content)
+
+
+# ---------------------------------------------------------------- what is on the page
+
+
+def test_page_has_every_section_in_order(whole_text):
+    page = Page(whole_text)
+    ids = [a["id"] for a in page.named("section")]
+    assert ids == [
+        *("brief", "cohort", "training", "card", "spaces", "links", "whole-space", "subtypes", "maps"),
+        *("not-run", "methods", "provenance"),
+    ]
+    links = {a["href"] for a in page.named("a")}
+    assert {f"#{name}" for name in ids} <= links
+    assert "For research. Not for diagnosis," in page.text("strong")
+
+
+def test_figures_of_the_run_are_on_the_page(whole_text):
+    words = Page(whole_text).text()
+    # Table 1, an estimate, its interval, a p-value, a verdict, and the flow.
+    for said in ("50.40 (9.10)", "0.60 [0.40, 0.80]", "0.0010", "salient carries age: R2 −0.42.", "74", "72"):
+        assert said in words, said
+
+
+def test_strongest_factor_is_said_though_permutations_tie(whole_text):
+    # All factors have the smallest p-value that 999 permutations can give; salient_001 has the largest statistic.
+    said = next(words for words in Page(whole_text).text("span") if words.startswith("severity goes with"))
+    assert said == "severity goes with salient_001 (r = 0.60 [0.40, 0.80], p FDR 0.0010, n = 48) and 5 more factors."
+
+
+def test_link_of_free_permutations_only_is_a_warning_and_never_bold():
+    links = make_links(np.random.default_rng(0))
+    said = [(entry["level"], entry["text"]) for entry in say_links(links)]
+    assert [level for level, text in said if "rater" in text] == ["warning"]
+    assert any(text.startswith("Not detected") and "sleep (n = 48)" in text for _, text in said)
+    marks = {row["variable"]: mark_row(row) for row in links.to_dict("records")}
+    assert marks == {"severity": "holds", "episodes": "", "subtype": "", "sleep": "", "rater": "lost"}
+
+
+def test_order_by_strength_agrees_with_a_slow_one():
+    rng = np.random.default_rng(1)
+    links = make_links(rng)
+    links["p_fdr"] = rng.choice([0.01, 0.5, np.nan], len(links))
+    links["statistic"] = rng.random(len(links))
+    slow = sorted(
+        links.index,
+        key=lambda i: (
+            [np.inf if np.isnan(v) else v for v in (*links.loc[i, ["p_fdr", "p_fwe", "p_value"]],)]
+            + [-links.loc[i, "statistic"]]
+        ),
+    )
+    assert by_strength(links).index.tolist() == slow
+
+
+def test_interval_is_drawn_where_its_values_are():
+    rows = [Row("a", (Mark(0.5, 0.25, 0.75),)), Row("b", (Mark(-3.0, -4.0, 0.0),))]
+    drawn = str(draw_intervals(rows, "title", "words", "axis", limits=(-1.0, 1.0)))
+    intervals = re.findall(r'd="M([\d.]+) [\d.]+L([\d.]+) [\d.]+" class="interval', drawn)
+    (low, high), (cut, zero) = [tuple(map(float, pair)) for pair in intervals]
+    ticks = [float(x) for x in re.findall(r'd="M([\d.]+) 4L[\d.]+ [\d.]+" class="grid"', drawn)]
+    left, right = ticks[0], ticks[-1]
+    assert low == pytest.approx(left + 0.625 * (right - left), abs=0.2)
+    assert high == pytest.approx(left + 0.875 * (right - left), abs=0.2)
+    # What lies outside is cut at the edge, and said by an arrow instead of a mark.
+    assert (cut, zero) == pytest.approx((left, (left + right) / 2), abs=0.2)
+    assert drawn.count("shapes c2") == 2
+    assert "l-6 4l6 4z" in drawn
+
+
+def test_every_scatter_plot_draws_every_held_out_participant(whole_text):
+    drawing = re.search(r'<svg[^>]*aria-label="common space by diagnosis.*?</svg>', whole_text)[0]
+    dots = sum(path.count("h0") for path in re.findall(r'd="([^"]*)"[^>]*class="dots', drawing))
+    squares = sum(path.count("z") for path in re.findall(r'd="([^"]*)"[^>]*class="shapes', drawing))
+    assert (dots, squares) == (24, 24)
+
+
+def test_same_run_gives_the_same_page(whole_run, whole_text):
+    assert report(whole_run).read_text(encoding="utf-8") == whole_text
+
+
+def test_output_may_be_elsewhere(run, tmp_path):
+    assert report(run, tmp_path / "pages" / "mine.html").is_file()
+    assert not (run / "report.html").exists()
+
+
+def test_simulated_cohort_says_so(run, whole_text):
+    assert "simulated" not in Page(whole_text).text("strong")
+    write_object(run / "cohort" / "simulation.json", {"seed": 0})
+    assert "simulated" in Page(report(run).read_text()).text("strong")
+
+
+# ---------------------------------------------------------------- accessible
+
+
+def test_structure_can_be_read_aloud(whole_text):
+    page = Page(whole_text)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    for landmark in ("header", "nav", "main", "footer"):
+        assert len(page.named(landmark)) == 1
+    assert page.elements[0][1] == {"lang": "en"}
+    assert page.named("a")[0] == {"class": "skip", "href": "#main"}
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.named("a") if a["href"].startswith("#")} <= set(ids)
+
+
+def test_tables_and_figures_have_words(whole_text):
+    page = Page(whole_text)
+    assert len(page.named("caption")) == len(page.named("table")) > 8
+    assert {a.get("scope") for a in page.named("th")} == {"col", "row"}
+    for drawing in page.named("svg"):
+        assert drawing.get("aria-hidden") == "true" or (drawing["role"] == "img" and len(drawing["aria-label"]) > 10)
+    assert all(len(image["alt"]) > 20 for image in page.named("img"))
+    scrolling = [a for _, a in page.elements if a.get("role") == "region"]
+    assert all(a["tabindex"] == "0" and a["aria-label"] for a in scrolling)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_stand_out(scheme):
+    style = (Path(report.__code__.co_filename).parent / "templates" / "style.css").read_text()
+    light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
+    colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", light))
+    if scheme == "dark":
+        colours |= dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", dark.split("* {")[0]))
+
+    def light_of(name):
+        parts = [int(colours[name][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(name):
+        low, high = sorted((light_of(name), light_of("paper")))
+        return (high + 0.05) / (low + 0.05)
+
+    # WCAG 2.2: 4.5 for text, 3 for graphical objects.
+    for name in ("ink", "soft", "link", "good", "info", "warning", "error"):
+        assert contrast(name) >= 4.5, name
+    for name in ("c0", "c1", "c2", "c3", "c4", "c5", "c6", "focus"):
+        assert contrast(name) >= 3, name
+
+
+# ---------------------------------------------------------------- nothing gets out, nothing gets in
+
+
+def poison(run):
+    """Put a hostile text wherever a user's file has text."""
+    for path in run.rglob("*.tsv"):
+        table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype={"participant_id": str})
+        for name in table.select_dtypes(exclude="number"):
+            if name not in ("participant_id", "split", "scheme", "metric"):
+                table[name] = table[name].where(
+                    table[name].isna(), table[name].astype(object).map(lambda v: f"{v}{HOSTILE}")
+                )
+        write(path, table.rename(columns={"sleep": f"sleep{HOSTILE}", "cluster": f"cluster{HOSTILE}"}))
+
+    def edit(value):
+        if isinstance(value, dict):
+            return {key: value[key] if key in ("files", "level") else edit(value[key]) for key in value}
+        if isinstance(value, list):
+            return [edit(entry) for entry in value]
+        return f"{value}{HOSTILE}" if isinstance(value, str) else value
+
+    for path in run.rglob("*.json"):
+        write_object(path, edit(json.loads(path.read_text())))
+    config = (
+        (run / "config.yaml").read_text().replace("small", json.dumps(HOSTILE)).replace("[control]", "[control, '<b>']")
+    )
+    (run / "config.yaml").write_text(config)
+
+
+@pytest.fixture
+def poisoned(run):
+    poison(run)
+    named = run.with_name("<img src=x onerror=alert(2)>")
+    run.rename(named)
+    return report(named, named / "page.html")
+
+
+def test_text_of_users_stays_text(poisoned, whole_text):
+    text = poisoned.read_text(encoding="utf-8")
+    page, clean = Page(text), Page(whole_text)
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in clean.elements}
+    assert len(page.named("script")) == 1
+    assert not any(name.startswith("on") for _, a in page.elements for name in a)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.named("img"))
+    assert {a["href"] for a in page.named("a")} <= {a["href"] for a in clean.named("a")}
+    # It is there, as text: in a table, a verdict, a heading and the label of a figure.
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 100
+    assert "49" not in re.findall(r"(\S+)&lt;/style", text)
+    assert "<img src=x onerror=alert(2)>" in page.text("h1")
+
+
+def test_page_loads_nothing(whole_text):
+    page = Page(whole_text)
+    policy = next(a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert not [a for tag, a in page.elements if tag in ("iframe", "object", "base", "form", "source")]
+    assert [a["href"] for a in page.named("link")] == ["data:,"]
+    assert "url(" not in whole_text.split("</style>")[0]
+    assert "@import" not in whole_text
+
+
+def test_page_names_no_participant_and_no_path(run):
+    text = report(run).read_text()
+    assert "/home/ann" not in text
+    assert "a participant has a small head" in text
+    assert "sub-017" not in text
+    assert not re.search(r">0\d\d<", text)
+    # The command is still told.
+    assert "sepclr-med fit manifest.tsv --set=a=c" in text
+
+
+# ---------------------------------------------------------------- runs of any state
+
+
+def files_of(run):
+    return sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
+
+
+def test_any_single_file_makes_a_page(fresh_run, tmp_path):
+    for number, name in enumerate(files_of(fresh_run)):
+        lonely = tmp_path / str(number)
+        (lonely / name).parent.mkdir(parents=True)
+        shutil.copy(fresh_run / name, lonely / name)
+        assert "What was not run" in report(lonely).read_text(), name
+
+
+def leave_out(run, names):
+    for name in names:
+        hidden = run.with_name("hidden")
+        (run / name).rename(hidden)
+        Page(report(run).read_text(encoding="utf-8"))
+        hidden.rename(run / name)
+
+
+def test_what_others_lean_on_may_be_absent(run):
+    leave_out(run, ["config.yaml", "data/manifest.tsv", "embeddings/desc-salient_embedding.tsv"])
+
+
+@pytest.mark.slow
+def test_any_file_may_be_absent(run):
+    leave_out(run, files_of(run))
+
+
+BROKEN = {
+    "empty": b"",
+    "binary": b"\xff\xfe\x00bad",
+    "cut": b"{",
+    "list": b"[]",
+    "ragged": b"a\tb\n1\t2\t3\n",
+    "other": b'{"a": {"b": [1]}}',
+}
+
+
+@pytest.mark.parametrize("turn", range(len(BROKEN)))
+def test_all_files_may_be_broken_at_once(run, turn):
+    contents = list(BROKEN.values())
+    for number, name in enumerate(files_of(run)):
+        (run / name).write_bytes(contents[(number + turn) % len(contents)])
+    Page(report(run).read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_any_file_may_be_broken(run, content):
+    for name in files_of(run):
+        good = (run / name).read_bytes()
+        (run / name).write_bytes(content)
+        Page(report(run).read_text(encoding="utf-8"))
+        (run / name).write_bytes(good)
+
+
+def test_values_of_another_kind_do_not_stop_it(run):
+    def scramble(value, depth=0):
+        if isinstance(value, dict):
+            return {key: scramble(entry, depth + 1) for key, entry in value.items()} if depth < 1 else [3]
+        return {"x": value} if isinstance(value, list) else None if isinstance(value, str) else str(value)
+
+    for path in [*run.rglob("*.json")]:
+        write_object(path, scramble(json.loads(path.read_text())))
+    for path in run.rglob("*.tsv"):
+        table = pd.read_csv(path, sep="\t")
+        for name in table.columns:
+            table[name] = [None, "word"] * (len(table) // 2) + [0] * (len(table) % 2)
+        write(path, table)
+    Page(report(run).read_text())
+
+
+def test_what_was_not_run_has_its_command(run):
+    shutil.rmtree(run / "maps")
+    (run / "analysis" / "links.tsv").unlink()
+    text = report(run).read_text()
+    commands = Page(text).text("code")
+    assert "sepclr-med link RUN_DIR --covariates age,sex,site" in commands
+    assert "sepclr-med explain RUN_DIR" in commands
+    assert "sepclr-med evaluate RUN_DIR" not in commands
+    assert 'id="links"' not in text
+
+
+def test_each_step_can_be_missing(tmp_path):
+    (tmp_path / "progress.png").write_bytes(b"")
+    assert [entry["name"] for entry in find_not_run(collect_run(tmp_path))] == [step.name for step in STEPS]
+
+
+def test_unreadable_files_are_named(run):
+    (run / "analysis" / "links.tsv").write_text("factor\tp\na\t1\n")
+    (run / "analysis" / "card.json").write_text("{")
+    words = Page(report(run).read_text()).text("li")
+    assert "analysis/links.tsv: columns variable are absent; it was left out." in words
+    assert "analysis/card.json: cannot be read as JSON." in words
+
+
+@pytest.mark.parametrize("make", [False, True], ids=["absent", "empty"])
+def test_no_run_is_refused(tmp_path, make):
+    folder = tmp_path / "none"
+    if make:
+        folder.mkdir()
+    with pytest.raises(RunError, match=r"none: n(o such folder|ot a run folder)"):
+        report(folder)
+
+
+def test_old_separation_table_is_read(run):
+    path = run / "analysis" / "separation.tsv"
+    table = pd.read_csv(path, sep="\t")
+    write(path, table[table["scheme"] == "held-out"].drop(columns=["scheme", "p_value", "measure"]))
+    page = Page(report(run).read_text())
+    assert "What each space carries. Linear probes." in page.text("span")
+
+
+# ---------------------------------------------------------------- methods
+
+
+def test_methods_cite_only_what_was_run(run):
+    def cited():
+        section = describe_methods(collect_run(run))
+        references = next(block for block in section["blocks"] if block["kind"] == "references")["items"]
+        written = {words: key for key, (words, _) in REFERENCES.items()}
+        return {written[entry["words"]] for entry in references}
+
+    everything = cited()
+    assert {"sepclr", "freedman", "winkler2015", "psr", "rsa", "bic", "maxt", "dcor", "families"} <= everything
+    assert not {"huber", "varimax", "tfce", "ig"} & everything
+    (run / "analysis" / "links.tsv").unlink()
+    shutil.rmtree(run / "maps")
+    assert everything - cited() >= {"freedman", "winkler2015", "psr", "maxt", "families", "hksj"}
+
+
+def test_methods_say_the_settings(whole_text):
+    words = " ".join(Page(whole_text).text("p"))
+    for said in ("adjusted for age and sex", "(999 permutations)", "3 epochs", "seed 7", "24 for training"):
+        assert said in words, said
+
+
+def test_citations_cannot_be_forged():
+    words, cited = number_citations(["a [[fdr]] <b>"])
+    assert cited == ["fdr"]
+    assert "&lt;b&gt;" in words[0]
+    folder = {
+        "config": {"cohort": {"background": ["[[fdr]]"], "target": ["x"]}},
+        "manifest": pd.DataFrame({"participant_id": ["1"]}),
+    }
+    data = {"tables": {}, "objects": {}, "files": [], "steps": [], "embeddings": {}, "sidecars": {}} | folder
+    written = next(block for block in describe_methods(data)["blocks"] if block["kind"] == "methods")["paragraphs"]
+    assert "fdr being the background" in written[0]["text"]
+
+
+def test_every_reference_is_complete():
+    for key, (words, link) in REFERENCES.items():
+        assert re.search(r"\b(19|20)\d\d\.$", words), key
+        assert link == "" or link.startswith("https://"), key
+
+
+# ---------------------------------------------------------------- tables for R
+
+
+def test_participants_are_joined_by_id_alone(run):
+    manifest = pd.read_csv(run / "data/manifest.tsv", sep="\t", dtype={"participant_id": str}, na_values=["n/a"])
+    write(run / "data/manifest.tsv", manifest.sample(frac=1, random_state=0))
+    report(run)
+    table = pd.read_csv(run / "analysis/participants.tsv", sep="\t", dtype={"participant_id": str}, na_values=["n/a"])
+    assert len(table) == len(manifest)
+    assert "image_path" not in table
+    factors = pd.read_csv(run / "embeddings/desc-salient_embedding.tsv", sep="\t", dtype={"participant_id": str})
+    groups = pd.read_csv(run / "analysis/subtypes.tsv", sep="\t", dtype={"participant_id": str})
+    for row in table.to_dict("records"):
+        same = manifest[manifest["participant_id"] == row["participant_id"]].iloc[0]
+        assert row["age"] == same["age"]
+        place = factors["participant_id"] == row["participant_id"]
+        assert row["salient_003"] == pytest.approx(factors.loc[place, "salient_003"].iloc[0], rel=1e-7)
+        found = groups.loc[groups["participant_id"] == row["participant_id"], "group"].tolist()
+        assert found == ([row["salient_group"]] if isinstance(row["salient_group"], str) else [])
+    assert {f"{space}_000" for space in ("common", "salient", "canonical", "voxel_pca")} <= set(table)
+
+
+def test_sessions_keep_their_own_values():
+    table = pd.DataFrame({"participant_id": ["01", "01"], "session_id": ["b", "a"], "salient_000": [1.0, 2.0]})
+    manifest = pd.DataFrame({"participant_id": ["01", "01"], "session_id": ["a", "b"], "age": [30.0, 31.0]})
+    joined = join_images({"embeddings": {"salient": table}, "manifest": manifest, "assignments": None})
+    assert joined["age"].tolist() == [31.0, 30.0]
+
+
+def test_readme_reads_the_table_in_r(run):
+    report(run)
+    text = (run / "analysis" / "README.md").read_text()
+    code = text.split("```r\n")[1].split("```")[0]
+    assert "summary(lm(salient_000 ~ age + sex + site, data = held_out))" in code
+    if shutil.which("Rscript"):
+        done = subprocess.run(["Rscript", "-e", code], cwd=run / "analysis", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_report_loads_no_tensors():
+    heavy = "{'torch', 'monai', 'matplotlib', 'sklearn'}"
+    code = f"import sepclr_med.report.render, sys; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def open_page(browser, path, width=1280, scheme="light"):
+    """Open a page without network; return it, and what it said and asked for."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.resolve().as_uri())
+    return page, said, [url for url in asked[1:] if not url.startswith("data:")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_opens_offline_and_never_scrolls_sideways(browser, whole_run, whole_text, width, scheme):
+    page, said, asked = open_page(browser, whole_run / "report.html", width, scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (said, asked) == ([], [])
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (int(re.search(r"\d+", paper)[0]) < 60) == (scheme == "dark")
+    page.context.close()
+
+
+def test_tables_are_sorted_from_the_keyboard(browser, whole_run, whole_text):
+    page, said, _ = open_page(browser, whole_run / "report.html")
+    button = page.locator("#links-table thead button", has_text="estimate")
+    heading = page.locator("#links-table thead th", has_text="estimate")
+    button.focus()
+    assert page.evaluate("document.activeElement.tagName") == "BUTTON"
+    place = heading.evaluate("cell => cell.cellIndex")
+    read = f"rows => rows.map(row => row.cells[{place}].dataset.sort).map(v => v === undefined ? null : Number(v))"
+    for key, order, reverse in (("Enter", "ascending", False), ("Space", "descending", True)):
+        page.keyboard.press(key)
+        assert heading.get_attribute("aria-sort") == order
+        values = page.locator("#links-table tbody tr").evaluate_all(read)
+        known = [value for value in values if value is not None]
+        assert known == sorted(known, reverse=reverse)
+        assert len(known) == len(VARIABLES) * 6 + 1
+        assert page.locator("#said").inner_text() == f"sorted by estimate [95% CI], {order}"
+    # Missing values stay last whichever way: the whole space has no detectable effect.
+    for _ in range(2):
+        page.locator("#links-table thead button", has_text="MDE").click()
+        last = page.locator("#links-table tbody tr").last.locator("th, td").all_inner_texts()
+        assert "salient (whole)" in last
+    assert said == []
+    page.context.close()
+
+
+def test_skip_link_comes_first_and_leads_to_the_results(browser, whole_run, whole_text):
+    page, _, _ = open_page(browser, whole_run / "report.html")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.context.close()
+
+
+def test_hostile_tables_do_nothing_in_a_browser(browser, poisoned):
+    page, said, asked = open_page(browser, poisoned, 390)
+    assert (said, asked) == ([], [])
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#links-table thead button").first.click()
+    assert page.locator("#said").inner_text().startswith("sorted by")
+    assert said == []
+    page.context.close()
