@@ -391,7 +391,7 @@ def test_missing_values_are_counted_and_do_not_touch_other_variables():
     counts = links.groupby("variable")[["n", "n_missing"]].first()
     assert counts.loc["score"].tolist() == [183, 17]
     assert counts.loc["other"].tolist() == [187, 13]
-    assert "Of 200 participants lack the variable, a covariate or a block: score 17, other 13." in notes
+    assert "Of 200 participants some lack the variable, a covariate or a block: score 17, other 13." in notes
     assert any(note.startswith("1 participants have a factor") for note in notes)
     alone, _, _ = link(people, ["other"], ["age"])
     columns = ["estimate", "p_value", "p_free", "p_fwe"]

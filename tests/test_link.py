@@ -215,3 +215,15 @@ def test_statistics_and_report_never_load_torch():
         "assert 'torch' not in sys.modules and 'monai' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_outlying_values_call_for_robust_regression_unless_it_is_refused():
+    embeddings, rows = study()
+    rows.loc[3::20, "severity"] = 40.0
+    options = {"target": ["MDD"], "n_permutations": 99, "parts": []}
+    methods = [
+        link(embeddings, rows, ["severity", "assessor"], **options, **more).links.drop_duplicates("variable")["method"]
+        for more in ({}, {"robust": False})
+    ]
+    assert methods[0].tolist() == ["robust regression (Huber)", "partial correlation"]
+    assert methods[1].tolist() == ["partial correlation", "partial correlation"]

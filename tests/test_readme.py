@@ -32,22 +32,25 @@ def run(words, monkeypatch):
     assert not ended.value.code, words
 
 
-def test_the_five_commands_of_a_study_and_the_python_below_them(tmp_path, monkeypatch):
-    simulate(tmp_path / "study", n_train=20, n_test=8, spacing=12.0, seed=2)
+def test_the_nine_commands_of_a_study_and_the_python_below_them(tmp_path, monkeypatch):
+    simulate(tmp_path / "study", n_train=80, n_test=20, spacing=12.0, seed=2)
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sepclr-med")]
-    assert [command.split()[1] for command in commands] == ["manifest", "check", "split", "fit", "embed"]
+    verbs = ["manifest", "check", "split", "fit", "embed", "evaluate", "link", "explain", "report"]
+    assert [command.split()[1] for command in commands] == verbs
     for command in commands:
         words = shlex.split(command.replace("/data/my_study", str(tmp_path / "study")), comments=True)
         small = [word for setting in SMALL for word in ("--set", setting)] if words[1] == "fit" else []
-        run([*words, *small], monkeypatch)
-    run(["sepclr-med", "evaluate", "runs/my_study"], monkeypatch)
+        few = ["--permutations", "99"] if words[1] in ("evaluate", "link", "explain") else []
+        run([*words, *small, *few], monkeypatch)
+    assert (tmp_path / "runs" / "my_study" / "report.html").is_file()
     monkeypatch.setattr("sepclr_med.config.load_config", lambda recipe: load_config(recipe, SMALL))
     names = {}
     exec(compile(blocks("python")[0].replace("runs/my_study", "runs/python"), "README.md", "exec"), names)
     assert set(names["tables"]) == {"common", "salient", "voxel_pca"}
-    assert len(names["tables"]["salient"]) == 28
+    assert len(names["tables"]["salient"]) == 100
+    assert {"factor", "p_value", "p_free"} <= set(names["found"].links.columns)
 
 
 def test_the_two_commands_are_targets_of_the_makefile():

@@ -23,6 +23,11 @@ step sepclr-med split "$out/gm.tsv" -o "$out/gm_split.tsv" --test-size 0.33 --va
 step sepclr-med fit "$out/gm_split.tsv" "$out/runs/gm" -c "$recipes/vbm/recipe.yaml" "${groups[@]}" "${small[@]}"
 step sepclr-med embed "$out/runs/gm"
 step sepclr-med evaluate "$out/runs/gm"
+scores=(--variables MADRS,BDI,Zung_SDS,RRS-sum --covariates age,sex)
+step sepclr-med link "$out/runs/gm" "${scores[@]}" --over all
+step sepclr-med link "$out/runs/gm" "${scores[@]}"
+step sepclr-med explain "$out/runs/gm" --permutations 200
+step sepclr-med report "$out/runs/gm"
 
 step sepclr-med manifest "$data/ds002748" -o "$out/t1w.tsv" "${depr[@]}" --site novosibirsk 2>/dev/null
 step sepclr-med check "$out/t1w.tsv" "${groups[@]}"

@@ -75,7 +75,7 @@ def link(
     batteries: Mapping[str, Sequence[str]] | None = None,
     measures: Mapping[str, str] | None = None,
     canonical: Literal["pca", "varimax"] = "pca",
-    robust: bool = False,
+    robust: bool | None = None,
     n_permutations: int = 10_000,
     n_bootstrap: int = 1000,
     parts: Sequence[str] = PARTS,
@@ -115,8 +115,8 @@ def link(
         ``continuous``, ``ordinal``, ``binary`` or ``categorical``, where it must not be inferred.
     canonical : {"pca", "varimax"}, default="pca"
         How canonical factors are rotated.
-    robust : bool, default=False
-        Huber regression for continuous variables.
+    robust : bool or None, default=None
+        Huber regression for continuous variables; none means for those with outlying values.
     n_permutations : int, default=10000
         Of factors; whole-space tests use at most 2,000, dissimilarities at most 1,000.
     n_bootstrap : int, default=1000

@@ -84,7 +84,9 @@ def link(
     factors: Annotated[str | None, typer.Option(help="salient, canonical, or both, comma-separated.")] = None,
     over: Annotated[str | None, typer.Option(help="held-out, train or all participants; default held-out.")] = None,
     measure: Measures = None,
-    robust: Annotated[bool, typer.Option("--robust", help="Huber regression for continuous variables.")] = False,
+    robust: Annotated[
+        bool | None, typer.Option("--robust/--no-robust", help="Huber regression; default where values are outlying.")
+    ] = None,
     permutations: Annotated[int | None, typer.Option(min=99, help="Permutations behind each p-value.")] = None,
     parts: Annotated[
         str | None, typer.Option(help="What to add to the factors: prediction,similarity,subtypes, or none.")
@@ -110,7 +112,7 @@ def link(
         "factors": listed(factors) or None,
         "over": over,
         "measures": pairs(listed(measure), "--measure") or None,
-        "robust": robust or None,
+        "robust": robust,
         "n_permutations": permutations,
         "parts": _or_none(parts),
         "seed": seed,

@@ -102,7 +102,7 @@ def draw_intervals(
     Markup
     """
     low, high = limits or _data_limits(rows, zero)
-    left = min(175.0, 10 + CHARACTER * max((len(row.label) for row in rows), default=0))
+    left = min(175.0, 12 + CHARACTER * max((len(row.label) + row.pooled for row in rows), default=0))
     right = 8 + CHARACTER * max((len(row.words) for row in rows), default=0)
     if stacked:
         left = right = 0.0

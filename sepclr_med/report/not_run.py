@@ -37,7 +37,11 @@ STEPS = (
     Step("links of factors to clinical variables", ("analysis/links.tsv",), "sepclr-med link RUN_DIR{covariates}"),
     Step("prediction from whole spaces", ("analysis/prediction.tsv",), "sepclr-med link RUN_DIR{covariates}"),
     Step("similarity of participants (RSA)", ("analysis/similarity.tsv",), "sepclr-med link RUN_DIR{covariates}"),
-    Step("canonical factors", ("embeddings/desc-canonical_embedding.tsv",), "sepclr-med link RUN_DIR{covariates}"),
+    Step(
+        "canonical factors",
+        ("embeddings/desc-canonical_embedding.tsv",),
+        "sepclr-med link RUN_DIR --factors salient,canonical{covariates}",
+    ),
     Step(
         "subtypes", ("analysis/subtypes.json", "analysis/subtypes_criteria.tsv"), "sepclr-med link RUN_DIR{covariates}"
     ),

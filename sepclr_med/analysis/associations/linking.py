@@ -20,6 +20,7 @@ from sepclr_med.analysis.participants import design_matrix
 MIN_DEGREES = 5
 FEW_PERMUTATIONS = 1000
 LEVEL = 0.05
+OUTLYING = 5.0
 VALUES = ["estimate", "ci_low", "ci_high", "statistic", "p_value", "p_free", "p_fwe", "mde"]
 
 
@@ -35,15 +36,15 @@ class Linker:
         Names of the factors.
     n_permutations, seed : int
         As for :func:`sepclr_med.analysis.associations.links.link_factors`.
-    robust : bool
-        Huber's regression for continuous variables.
+    robust : bool or None
+        Huber's regression for continuous variables; None means for those with outlying values.
     """
 
     plan: Plan
     factors: list[str]
     n_permutations: int
     seed: int
-    robust: bool
+    robust: bool | None
     # The last permutations of each kind: variables that the same participants have share them.
     _drawn: dict[str, tuple[bytes, np.ndarray]] = field(default_factory=dict, repr=False)
 
@@ -99,8 +100,13 @@ class Linker:
         design = design_matrix(rows, [name for name in question.covariates if name != "site"])
         values, tested = _values(question)[known], factors[question.mask][known]
         sites = rows["site"].to_numpy()
-        found = estimate_sites(tested, self.factors, values, question.measure, design, sites, self.robust)
+        found = estimate_sites(tested, self.factors, values, question.measure, design, sites, self._is_robust(question))
         return found.assign(variable=question.name)
+
+    def _is_robust(self, question: Question) -> bool:
+        if question.measure != "continuous":
+            return False
+        return count_outliers(question.values) > 0 if self.robust is None else self.robust
 
     def _test(
         self, links: pd.DataFrame, factors: np.ndarray, question: Question, designs: Designs, remarks: list[str]
@@ -130,7 +136,7 @@ class Linker:
 
     def _scores(self, question: Question, design: np.ndarray) -> tuple[NullScores | None, str]:
         try:
-            return null_scores(_values(question), question.measure, design, robust=self.robust), ""
+            return null_scores(_values(question), question.measure, design, robust=self._is_robust(question)), ""
         except ValueError as reason:
             return None, str(reason)
 
@@ -138,7 +144,7 @@ class Linker:
         self, links: pd.DataFrame, factors: np.ndarray, question: Question, design: np.ndarray, scores: NullScores
     ) -> pd.DataFrame:
         effects = estimate_effects(factors, _values(question), question.measure, design, scores)
-        robust = self.robust and question.measure == "continuous"
+        robust = self._is_robust(question)
         binary = question.measure == "binary"
         shares = question.rows[question.name].value_counts(normalize=True).to_list() if binary else None
         n, n_covariates, n_levels = len(factors), design.shape[1] - 1, max(2, len(scores.levels))
@@ -179,6 +185,20 @@ class Linker:
             text = f"vanishes once permutations stay within {self.plan.within}"
             links.loc[vanishes(links), "note"] = "; ".join([text, *remarks])
         return links, remarks
+
+
+def count_outliers(values: np.ndarray) -> int:
+    """Count values more than five robust standard deviations (1.4826 MAD) from the median.
+
+    Examples
+    --------
+    >>> count_outliers(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 60.0]))
+    1
+    """
+    from scipy.stats import median_abs_deviation
+
+    spread = median_abs_deviation(values, scale="normal")
+    return int((np.abs(values - np.median(values)) > OUTLYING * spread).sum()) if spread > 0 else 0
 
 
 def vanishes(links: pd.DataFrame) -> np.ndarray:

@@ -40,7 +40,7 @@ def link_factors(
     seed: int = 0,
     *,
     families: str | None = None,
-    robust: bool = False,
+    robust: bool | None = None,
     measures: Mapping[str, str] | None = None,
     described: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
@@ -73,8 +73,9 @@ def link_factors(
         Permutations depend on the seed and on who has the variable, not on the other variables.
     families : str or None, default=None
         Column of relatives, who move as wholes; who has none is a family of one.
-    robust : bool, default=False
-        Continuous variables by Huber's regression.
+    robust : bool or None, default=None
+        Continuous variables by Huber's regression; none means those with values more than five robust standard
+        deviations from the median, which is decided without a look at the factors.
     measures : mapping of str to str or None, default=None
         What variables measure, where the user knows better.
     described : mapping of str to mapping or None, default=None

@@ -184,7 +184,9 @@ def draw_variables(single: pd.DataFrame, sites: pd.DataFrame | None) -> list[blo
         if not len(rows):
             continue
         drawn = [
-            _forest(group, effect, lambda r: short_factor(r["factor"]), _p_words) for effect, group in _by_effect(rows)
+            _forest(group, effect, lambda row: short_factor(row["factor"]), _p_words)
+            for _, own in rows.groupby("space", sort=False)
+            for effect, group in _by_effect(own)
         ]
         caption = f"{variable} against every factor: estimate, 95% interval, and p FWE beside it."
         best = by_strength(rows).iloc[0]
