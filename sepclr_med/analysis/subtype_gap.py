@@ -85,8 +85,8 @@ def measure_gap(
 
     Two references, and the larger p-value of the two. The first is Silverman's: the kernel estimate with the smallest
     bandwidth that leaves one mode, drawn by a smoothed bootstrap; it follows long, skewed and heavy-tailed clouds. The
-    second is a half circle on which participants lie evenly, the shape whose chance valleys are deepest, since thin
-    curved clouds lose their thinness in the first. The test is therefore careful: it misses groups that touch.
+    second is three quarters of a circle on which participants lie evenly: of the unbranched shapes tried its chance
+    valleys were among the deepest, and thin curved clouds lose their thinness in the first. The test is therefore careful: it misses groups that touch.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def reference_bandwidth(points: np.ndarray) -> float:
 @lru_cache(maxsize=32)
 def _even_depths(n: int, n_null: int, min_share: float) -> tuple[float, ...]:
     rng = np.random.default_rng(n)
-    angles = rng.uniform(0, np.pi, (n_null, n))
+    angles = rng.uniform(0, 1.5 * np.pi, (n_null, n))
     return tuple(valley_depth(np.stack([np.cos(a), np.sin(a)], 1), None, min_share) for a in angles)
 
 

@@ -57,6 +57,7 @@ def describe_links(links: pd.DataFrame, settings: Mapping[str, Any]) -> list[dic
             level = "warning"
             text += " It is no clinical variable: the space leaks it, so adjust for it."
         elif level == "good" and variable in settings.get("vary_among_controls", ()):
+            level = "warning"
             text += " It varies among controls too: what everyone shares may have leaked into the space."
         said.append({"level": level, "variable": str(variable), "text": text})
     return said
