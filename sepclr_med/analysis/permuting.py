@@ -18,7 +18,9 @@ from sepclr_med.analysis.probes import predict_many
 from sepclr_med.analysis.units import Folds, Kind, Units
 
 PERMUTATIONS_AT_ONCE = 250
-TOLERANCE = 1e-9
+TOLERANCE = 1e-12
+# Below the smallest step between two balanced accuracies.
+TIE_BREAK = 1e-6
 
 
 def p_of_predictions(
@@ -40,7 +42,8 @@ def p_of_predictions(
     Returns
     -------
     dict of str to float
-        One-sided, ``(1 + number at least as good) / (K + 1)``.
+        One-sided, ``(1 + number at least as good) / (K + 1)``; of equal balanced accuracies the one with the larger
+        area under the curve is the better.
 
     Examples
     --------
@@ -125,9 +128,13 @@ def _as_good(values: np.ndarray, observed: float, name: str) -> int:
 
 
 def _balanced_accuracy(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return balanced accuracy, equal ones in the order of their areas under the curve.
+
+    With few participants it has so few values that ties alone would bring the false-positive rate from 5% to 2%.
+    """
     right = scores.argmax(axis=2) == truth
     shares = [(right & (truth == c)).sum(axis=1) / (truth == c).sum(axis=1) for c in range(scores.shape[2])]
-    return np.mean(shares, axis=0)
+    return np.mean(shares, axis=0) + TIE_BREAK * _auc(truth, scores)
 
 
 def _auc(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
