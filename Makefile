@@ -27,6 +27,7 @@ test-slow: setup
 
 bench: setup
 	$(BIN)/python pipelines/benchmark/run.py
+	$(BIN)/python pipelines/benchmark/link_speed.py
 
 docs:
 	@echo "The documentation is plain Markdown in docs/; start with docs/index.md"

@@ -12,7 +12,7 @@ from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sepclr_med.analysis.associations.batteries import add_batteries, check_batteries, fit_battery, parse_batteries
+from sepclr_med.analysis.associations.batteries import add_batteries, check_batteries, fit_battery
 from sepclr_med.analysis.associations.links import LINK_COLUMNS
 from sepclr_med.analysis.associations.prediction import predict_variables
 from sepclr_med.analysis.associations.predictors import predict_folds
@@ -419,13 +419,6 @@ def test_battery_is_predicted_with_a_component_of_each_fold():
     values = [each["value"].iloc[0] for each in (table, fixed)]
     assert values[0] != values[1]
     np.testing.assert_allclose(*values, atol=0.05)
-
-
-def test_batteries_are_read_from_text():
-    assert parse_batteries(["mood: a, b ,a", "sleep:c,d"]) == {"mood": ["a", "b"], "sleep": ["c", "d"]}
-    with pytest.raises(ManifestError, match="3 battery") as caught:
-        parse_batteries(["mood", "sleep:c", "x:a,b", "x:c,d"])
-    assert "this battery is there twice" in str(caught.value)
 
 
 def test_batteries_that_cannot_be_made_are_refused_all_at_once():

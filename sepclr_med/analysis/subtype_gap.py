@@ -86,7 +86,8 @@ def measure_gap(
     Two references, and the larger p-value of the two. The first is Silverman's: the kernel estimate with the smallest
     bandwidth that leaves one mode, drawn by a smoothed bootstrap; it follows long, skewed and heavy-tailed clouds. The
     second is three quarters of a circle on which participants lie evenly: of the unbranched shapes tried its chance
-    valleys were among the deepest, and thin curved clouds lose their thinness in the first. The test is therefore careful: it misses groups that touch.
+    valleys were among the deepest, and thin curved clouds lose their thinness in the first. The test is therefore
+    careful: it misses groups that touch.
 
     Parameters
     ----------

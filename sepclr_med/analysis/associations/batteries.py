@@ -87,44 +87,6 @@ def fit_battery(rows: pd.DataFrame, items: Sequence[str]) -> BatteryComponent:
     return BatteryComponent(tuple(items), means, spreads, loadings, share, len(table))
 
 
-def parse_batteries(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Read ``name:item,item`` as it stands on the command line.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        One per battery.
-
-    Returns
-    -------
-    dict of str to list of str
-        Items by battery.
-
-    Raises
-    ------
-    UserError
-        With every text that is not a name and at least two items, and every name that is there twice.
-
-    Examples
-    --------
-    >>> parse_batteries(["mood:madrs,bdi"])
-    {'mood': ['madrs', 'bdi']}
-    """
-    batteries: dict[str, list[str]] = {}
-    problems = []
-    for text in texts:
-        name, _, listed = (part.strip() for part in text.partition(":"))
-        items = list(dict.fromkeys(item.strip() for item in listed.split(",") if item.strip()))
-        if not name or len(items) < MIN_ITEMS:
-            problems.append(Problem("not a battery", got=text, allowed="name:item,item with two items or more"))
-        elif name in batteries:
-            problems.append(Problem("this battery is there twice", got=text, fix="give each a name of its own"))
-        batteries[name] = items
-    if problems:
-        raise ManifestError(f"link: {len(problems)} battery(ies) that cannot be read", problems)
-    return batteries
-
-
 def check_batteries(rows: pd.DataFrame, batteries: Mapping[str, Sequence[str]]) -> None:
     """Refuse batteries whose name is a column, or whose items are no numeric columns, all at once.
 
