@@ -227,3 +227,12 @@ def test_outlying_values_call_for_robust_regression_unless_it_is_refused():
     ]
     assert methods[0].tolist() == ["robust regression (Huber)", "partial correlation"]
     assert methods[1].tolist() == ["partial correlation", "partial correlation"]
+
+
+def test_with_many_participants_similarity_waits_to_be_asked_for(monkeypatch):
+    embeddings, rows = study(120)
+    monkeypatch.setattr("sepclr_med.analysis.linkage.MOST_COMPARED", 20)
+    found = link(embeddings, rows, ["severity"], target=["MDD"], n_permutations=99, n_bootstrap=0)
+    assert found.similarity.empty
+    assert not found.prediction.empty
+    assert any("--parts prediction,similarity,subtypes" in note for note in found.notes)

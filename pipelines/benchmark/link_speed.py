@@ -1,5 +1,7 @@
 """Seconds of ``link``: 32 factors x 20 variables x 10,000 permutations at n = 1,000, beside its matrix products alone.
 
+Then the similarity of one space and one variable: Spearman, 10,000 permutations, n = 500, adjusted and blocked.
+
 OMP_NUM_THREADS=2 python pipelines/benchmark/link_speed.py
 """
 
@@ -17,6 +19,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from sepclr_med.analysis.associations.links import link_factors
+from sepclr_med.analysis.associations.similarity import compare_similarity
 from sepclr_med.analysis.participants import Participants
 
 HERE = Path(__file__).parent
@@ -61,6 +64,22 @@ def time_products(n: int, n_permutations: int, chunk: int = 500) -> float:
     return time.process_time() - began
 
 
+def time_similarity(n: int, n_permutations: int) -> float:
+    """Seconds of one variable and one space, without intervals."""
+    people, _ = make_cohort(n)
+    began = time.perf_counter()
+    compare_similarity(
+        people,
+        ["continuous_0"],
+        ["age", "sex"],
+        dissimilarities=["euclidean"],
+        methods=["spearman"],
+        n_permutations=n_permutations,
+        n_bootstrap=0,
+    )
+    return round(time.perf_counter() - began, 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds of link.")
     parser.add_argument("--participants", type=int, default=1000, help="n (1000)")
@@ -80,6 +99,7 @@ def main() -> None:
     medians = {"link_median": statistics.median(seconds), "link_processor_median": statistics.median(processor)}
     results = {"link": seconds, "link_processor": processor, **medians, "products_processor": alone}
     results["times_the_products"] = round(results["link_processor_median"] / alone, 2)
+    results["similarity_500"] = time_similarity(500, arguments.permutations)
     results["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print("\n".join(f"{name:26} {value}" for name, value in results.items()))
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")

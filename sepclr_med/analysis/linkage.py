@@ -23,6 +23,7 @@ from sepclr_med.errors import UserError
 DEFAULT_COVARIATES = ("age", "sex", "site", "tiv")
 WHOLE_SPACE_PERMUTATIONS = 2000
 SIMILARITY_PERMUTATIONS = 1000
+MOST_COMPARED = 300
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def link(
     robust: bool | None = None,
     n_permutations: int = 10_000,
     n_bootstrap: int = 1000,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Linkage:
     """Test each salient factor, and the salient space as a whole, against each variable.
@@ -121,8 +122,9 @@ def link(
         Of factors; whole-space tests use at most 2,000, dissimilarities at most 1,000.
     n_bootstrap : int, default=1000
         Resamples of participants behind intervals of whole-space figures.
-    parts : sequence of str, default=("prediction", "similarity", "subtypes")
-        What to add to the factors.
+    parts : sequence of str or None, default=None
+        What to add to the factors: ``prediction``, ``similarity``, ``subtypes``. None means all, but similarity for
+        at most 300 participants: its time grows with their square.
     seed : int, default=0
 
     Returns
@@ -146,7 +148,7 @@ def link(
     >>> found.links.loc[0, ["factor", "variable", "n", "p_value"]].tolist()
     ['salient_000', 'severity', 60, 0.001]
     """
-    check_choices(embeddings, factors, over, parts)
+    check_choices(embeddings, factors, over, parts or ())
     rotated = canonical_table(embeddings["salient"], manifest, target, canonical) if "canonical" in factors else None
     people = gather_participants(dict(embeddings) | ({"canonical": rotated[0]} if rotated else {}), manifest, target)
     described = manifest.attrs.get("dictionary", {})
@@ -155,6 +157,13 @@ def link(
     people = replace(people, rows=rows.reset_index(drop=True))
     said = [_describe_rotation(canonical, rotated[1])] if rotated else []
     tested, over_words, warned = choose_tested(people, over, target)
+    if parts is None:
+        parts = PARTS if len(tested) <= MOST_COMPARED else [part for part in PARTS if part != "similarity"]
+        if len(parts) < len(PARTS):
+            warned.append(
+                f"Similarity was left out: {len(tested)} participants make many pairs. --parts "
+                f"{','.join(PARTS)} takes the time."
+            )
     covariates = [name for name in DEFAULT_COVARIATES if name in rows] if covariates is None else list(covariates)
     chosen, left_out = choose_variables(tested.rows, variables, Groups(), measures, described)
     names = [variable.name for variable in chosen if variables or tested.rows[variable.name].nunique() >= 2]

@@ -85,9 +85,9 @@ def measure_gap(
 
     Two references, and the larger p-value of the two. The first is Silverman's: the kernel estimate with the smallest
     bandwidth that leaves one mode, drawn by a smoothed bootstrap; it follows long, skewed and heavy-tailed clouds. The
-    second is three quarters of a circle on which participants lie evenly: of the unbranched shapes tried its chance
-    valleys were among the deepest, and thin curved clouds lose their thinness in the first. The test is therefore
-    careful: it misses groups that touch.
+    second is three quarters of a circle on which participants lie evenly, since thin curved clouds lose their thinness
+    in the first and have deep valleys by chance; an almost closed ring has deeper ones still and may be cut. The test
+    is careful: it misses groups that touch.
 
     Parameters
     ----------
