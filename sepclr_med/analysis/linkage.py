@@ -140,6 +140,7 @@ def link(
 
     Examples
     --------
+    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> ids = [f"{i:02}" for i in range(60)]
     >>> manifest = pd.DataFrame({"participant_id": ids, "severity": rng.normal(size=60)})
