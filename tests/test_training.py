@@ -61,6 +61,7 @@ def test_a_run_folder_holds_what_it_should_and_no_leftovers(trained):
     expected = {
         *("config.yaml", "provenance.json", "history.tsv", "progress.png"),
         *(f"data/{name}.tsv" for name in ("manifest", "train", "val", "test")),
+        "data/manifest.json",
         *(f"checkpoints/{name}.{kind}" for name in ("last", "best", "voxel_pca") for kind in ("safetensors", "json")),
         "embeddings/dataset_description.json",
         *(

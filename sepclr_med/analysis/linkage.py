@@ -146,8 +146,8 @@ def link(
     >>> manifest = pd.DataFrame({"participant_id": ids, "severity": rng.normal(size=60)})
     >>> table = pd.DataFrame({"participant_id": ids, "salient_000": manifest["severity"] + rng.normal(size=60)})
     >>> found = link({"salient": table}, manifest, ["severity"], n_permutations=999, parts=[])
-    >>> found.links.loc[0, ["factor", "variable", "n", "p_value"]].tolist()
-    ['salient_000', 'severity', 60, 0.001]
+    >>> print(*found.links.loc[0, ["factor", "variable", "n", "p_value"]])
+    salient_000 severity 60 0.001
     """
     check_choices(embeddings, factors, over, parts or ())
     rotated = canonical_table(embeddings["salient"], manifest, target, canonical) if "canonical" in factors else None
