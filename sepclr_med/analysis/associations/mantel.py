@@ -5,38 +5,37 @@ A pair of participants is never a unit: permuting or drawing a participant moves
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from scipy.spatial.distance import squareform
 
-from sepclr_med.analysis.associations.dissimilarity import upper
+from sepclr_med.analysis.associations.dissimilarity import bin_pairs, upper
+from sepclr_med.analysis.associations.score_pairs import ScorePairs
 
-# Few enough pairs to stay in the processor's cache.
-NUMBERS_AT_ONCE = 1_000_000
 TOLERANCE = 1e-9
 
 
 def mantel_spearman(
-    spaces: Sequence[np.ndarray], variable: np.ndarray, covariates: Sequence[np.ndarray], permutations: np.ndarray
+    spaces: Sequence[np.ndarray], variable: ScorePairs, covariates: Sequence[np.ndarray], permutations: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Spearman's (partial) correlation of pairs, as observed and with the participants of the variable permuted.
 
-    With covariates the ranks of the variable are freed of the ranks of the covariates' dissimilarities, the residuals
-    permuted by participants and freed of them again, which is Freedman and Lane's scheme on ranks:
+    With y the ranks of the variable's permuted pairs, freed of covariates participant by participant already, and X
+    those of the covariates' dissimilarities and a constant,
 
-    .. math:: r(\pi) = \frac{f^\top R_X e_\pi}{\|f\| \, \|R_X e_\pi\|}, \quad e = R_X y, \quad f = R_X z
+    .. math:: r(\pi) = \frac{f^\top y_\pi}{\|f\| \, \|R_X y_\pi\|}, \quad f = R_X z
 
     Parameters
     ----------
     spaces : sequence of S arrays of shape (n, n)
         Ranks of dissimilarities in each space, as :func:`sepclr_med.analysis.associations.dissimilarity.rank_pairs`
         gives them.
-    variable : array of shape (n, n)
-        Those of the variable.
+    variable : ScorePairs
+        The variable.
     covariates : sequence of q arrays of shape (n, n)
-        Those of the covariates; may be empty, collinear or constant.
+        Ranks of the covariates' dissimilarities; may be empty, collinear or constant.
     permutations : int array of shape (K, n)
         Permutations of participants.
 
@@ -50,31 +49,37 @@ def mantel_spearman(
     Examples
     --------
     >>> from sepclr_med.analysis.associations.dissimilarity import rank_pairs, variable_dissimilarity
-    >>> ranks = rank_pairs(variable_dissimilarity(np.arange(6.0) ** 2, "continuous"))
-    >>> observed, permuted = mantel_spearman([ranks], ranks, [], np.array([[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5]]))
+    >>> from sepclr_med.analysis.associations.score_pairs import pair_scores
+    >>> values = np.arange(6.0) ** 2
+    >>> ranks = rank_pairs(variable_dissimilarity(values, "continuous"))
+    >>> orders = np.array([[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5]])
+    >>> observed, permuted = mantel_spearman([ranks], pair_scores(values, np.ones((6, 1))), [], orders)
     >>> observed.round(3), permuted.round(3).ravel()
     (array([1.]), array([1.   , 0.977]))
     """
-    n = len(variable)
-    basis = pair_basis(covariates)
+    n = len(variable.scores)
+    basis = pair_basis([np.ones((n, n)), *covariates])
     free = [_residual(upper(space), basis) for space in spaces]
-    left = _residual(upper(variable), basis)
     sizes = np.array([np.linalg.norm(pairs) for pairs in free])
     whole = np.array([np.linalg.norm(upper(space)) for space in spaces])
-    size = np.linalg.norm(left)
+    dead = (sizes <= 1e-6 * whole) | (whole == 0)
     both = np.stack([*free, *basis.T])
-    dead = (sizes <= 1e-6 * whole) | (size <= 1e-6 * np.linalg.norm(upper(variable))) | (whole == 0)
-    orders = np.vstack([np.arange(n), permutations])
-    sums = np.concatenate([moved @ both.T for moved in _permuted(squareform(left, checks=False), orders)])
-    taken = np.square(sums[:, len(free) :]).sum(axis=1)
-    remaining = np.sqrt(np.clip(size**2 - taken, 1e-12 * max(size**2, 1e-300), None))
-    correlations = sums[:, : len(free)] / (np.where(dead, 1.0, sizes) * remaining[:, None])
-    correlations[:, dead] = np.nan
-    return correlations[0], correlations[1:]
+    correlations = []
+    for pairs in variable.ranks(np.vstack([np.arange(n), permutations])):
+        sums, squares = pairs @ both.T, np.einsum("pm,pm->p", pairs, pairs)
+        left = squares - np.square(sums[:, len(free) :]).sum(axis=1)
+        usable = left > 1e-9 * np.maximum(squares, 1e-300)
+        size = np.sqrt(np.where(usable, left, np.inf))
+        correlations.append(sums[:, : len(free)] / (np.where(dead, 1.0, sizes) * size[:, None]))
+        correlations[-1][~usable] = np.nan
+    found = np.concatenate(correlations)
+    found[:, dead] = np.nan
+    # A permutation of which the covariates leave nothing shows no link.
+    return found[0], np.where(dead, np.nan, np.nan_to_num(found[1:]))
 
 
 def mantel_kendall(
-    spaces: Sequence[np.ndarray], variable: np.ndarray, permutations: np.ndarray
+    spaces: Sequence[np.ndarray], variable: ScorePairs, permutations: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kendall's tau-b of pairs, as observed and with the participants of the variable permuted.
 
@@ -85,8 +90,8 @@ def mantel_kendall(
     spaces : sequence of S int arrays of shape (n, n)
         Numbered levels of dissimilarities, as :func:`sepclr_med.analysis.associations.dissimilarity.bin_pairs` gives
         them.
-    variable : int array of shape (n, n)
-        Those of the variable.
+    variable : ScorePairs
+        The variable.
     permutations : int array of shape (K, n)
         Permutations of participants.
 
@@ -99,23 +104,23 @@ def mantel_kendall(
 
     Examples
     --------
-    >>> levels = np.array([[0, 0, 1], [0, 0, 2], [1, 2, 0]])
-    >>> mantel_kendall([levels], levels, np.array([[0, 1, 2], [1, 0, 2]]))
-    (array([1.]), array([[1.        ],
-           [0.33333333]]))
+    >>> from sepclr_med.analysis.associations.score_pairs import pair_scores
+    >>> levels = np.array([[0, 0, 1], [0, 0, 0], [1, 0, 0]])
+    >>> variable = pair_scores(np.array([-1.0, 0.0, 1.0]), np.ones((3, 1)))
+    >>> mantel_kendall([levels], variable, np.array([[0, 1, 2], [1, 0, 2]]))
+    (array([1.]), array([[ 1. ],
+           [-0.5]]))
     """
-    n = len(variable)
-    n_levels = int(variable.max()) + 1
+    n_levels = int(bin_pairs(variable.observed).max()) + 1
     levels = [upper(space).astype(np.intp) * n_levels for space in spaces]
     shapes = [(int(space.max()) + 1, n_levels) for space in spaces]
-    orders = np.vstack([np.arange(n), permutations])
+    orders = np.vstack([np.arange(len(variable.scores)), permutations])
     taus = np.empty((len(orders), len(spaces)))
-    moved = (pairs for chunk in _permuted(variable.astype(np.intp), orders) for pairs in chunk)
-    for k, answers in enumerate(moved):
+    for k, answers in enumerate(pairs for chunk in variable.levels(orders) for pairs in chunk):
         for s, (codes, shape) in enumerate(zip(levels, shapes, strict=True)):
             counts = np.bincount(codes + answers, minlength=shape[0] * shape[1]).reshape(shape)
             taus[k, s] = tau_b(counts.astype(float))
-    return taus[0], taus[1:]
+    return taus[0], np.nan_to_num(taus[1:])
 
 
 def tau_b(counts: np.ndarray) -> float:
@@ -246,18 +251,3 @@ def _order_signs(size: int) -> np.ndarray:
 
 def _residual(pairs: np.ndarray, basis: np.ndarray) -> np.ndarray:
     return pairs - basis @ (basis.T @ pairs) if basis.size else pairs
-
-
-def _permuted(square: np.ndarray, orders: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the pairs of the permuted square, a few permutations at a time."""
-    n = len(square)
-    one, other = np.triu_indices(n, 1)
-    flat = square.ravel()
-    moved = np.empty((max(1, NUMBERS_AT_ONCE // max(len(one), 1)), len(one)), dtype=square.dtype)
-    for start in range(0, len(orders), len(moved)):
-        chunk = orders[start : start + len(moved)].astype(np.intp)
-        for place, order in zip(moved, chunk, strict=False):
-            positions = (order * n).take(one)
-            positions += order.take(other)
-            flat.take(positions, out=place, mode="clip")
-        yield moved[: len(chunk)]

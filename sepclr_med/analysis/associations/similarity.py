@@ -26,8 +26,9 @@ from sepclr_med.analysis.associations.mantel import (
     mantel_kendall,
     mantel_spearman,
 )
-from sepclr_med.analysis.associations.null_models import residualise
+from sepclr_med.analysis.associations.null_models import null_scores, residualise
 from sepclr_med.analysis.associations.questions import Question, ask, joint_labels, seeded
+from sepclr_med.analysis.associations.score_pairs import ScorePairs, pair_scores
 from sepclr_med.analysis.measures import level_codes, measure_of
 from sepclr_med.analysis.participants import Participants
 from sepclr_med.errors import UserError, did_you_mean
@@ -69,12 +70,15 @@ def compare_similarity(
     link makes similar patients similar. :math:`p = (1 + b) / (K + 1)`, b counting permutations with at least the
     observed correlation.
 
-    Adjustment: the factors are freed of the covariates by least squares, their mean kept, before dissimilarities are
-    taken, because dissimilarities alone hold a confound only in part; for Spearman the dissimilarities in the
-    covariates are partialled out as well (partial Mantel; Freedman and Lane's scheme on ranks).
+    Adjustment, participant by participant: factors are freed of the covariates by least squares, their mean kept; of
+    the variable the score residuals of a model with the covariates only are compared, permuted and freed of the
+    covariates again (Freedman and Lane 1983). Without covariates that is |difference| of numbers, of ranks for an
+    ordinal variable, and "different or not" for classes. Dissimilarities alone hold a confound only in part; for
+    Spearman those in the covariates are partialled out as well (partial Mantel).
 
-    For permutations and draws Kendall's tau-b is counted in at most 64 even bins of each dissimilarity, its estimate
-    is exact; beyond 600 participants its interval rests on fewer draws, 400 at 1,000.
+    In permutations ranks are read from a table of 8192 distances, and Kendall's tau-b is counted in at most 64 even
+    bins; estimates are exact. Beyond 600 participants the interval of tau-b rests on fewer draws, 400
+    at 1,000.
 
     The contrast of two spaces is the difference of their Spearman correlations under the same permutations and the
     same bootstrap draws. Its p-value, two-sided, takes for null hypothesis that neither space goes with the variable;
@@ -210,11 +214,16 @@ class _Comparison:
         beside = [self._ranks_of(question.rows[name], name) for name in question.covariates]
         restricted = self.plan.restricted and question.blocked
         n_draws = 0 if restricted else self.n_bootstrap
-        free = main = self._correlate(question, factors, designs.free, beside, n_draws, restricted=False)
+        try:
+            scores = self._scores(question, designs.free)
+            within_scores = self._scores(question, designs.blocked) if restricted else scores
+        except ValueError as reason:
+            return [self._record(question, *target, "", note=f"not tested: {reason}") for target in self.targets]
+        free = main = self._correlate(question, factors, scores, beside, n_draws, restricted=False)
         if restricted:
             cells = joint_labels(question.rows, self.plan.blocks) if self.plan.blocks else np.zeros(len(question))
             within = [*beside, rank_pairs(variable_dissimilarity(cells, "categorical"))]
-            main = self._correlate(question, factors, designs.blocked, within, self.n_bootstrap, restricted=True)
+            main = self._correlate(question, factors, within_scores, within, self.n_bootstrap, restricted=True)
         adjusted = (designs.blocked if restricted else designs.free).shape[1] > 1
         testable = restricted or not self.plan.restricted
         return [
@@ -235,13 +244,12 @@ class _Comparison:
         self,
         question: Question,
         factors: Mapping[str, np.ndarray],
-        design: np.ndarray,
+        asked: ScorePairs,
         beside: list[np.ndarray],
         n_draws: int,
         restricted: bool,
     ) -> dict[tuple[str, str, str], _Found]:
-        pairs = [space_dissimilarity(_adjust(factors[space], design), kind) for space, kind in self.targets]
-        asked = variable_dissimilarity(question.values, question.measure)
+        pairs = [space_dissimilarity(_adjust(factors[space], asked.basis), kind) for space, kind in self.targets]
         # The same permutations and draws for every space: contrasts need them.
         rng = seeded(self.seed, question.name, "blocked" if restricted else "free")
         permutations = question.permutations(self.n_permutations, restricted, rng)
@@ -249,25 +257,32 @@ class _Comparison:
         found: dict[tuple[str, str, str], _Found] = {}
         if "spearman" in self.methods:
             ranks = [rank_pairs(matrix) for matrix in pairs]
-            observed, permuted = mantel_spearman(ranks, rank_pairs(asked), beside, permutations)
-            drawn = bootstrap_spearman(ranks, rank_pairs(asked), beside, draws)
-            found |= self._collect("spearman", observed, drawn, permuted)
+            observed, permuted = mantel_spearman(ranks, asked, beside, permutations)
+            everyone = np.vstack([np.ones((1, len(question))), draws])
+            # Ranks of permutations are read from a table: what is shown is exact, and all else moves with it.
+            exact, *drawn = bootstrap_spearman(ranks, rank_pairs(asked.observed), beside, everyone)
+            drawn = np.reshape(drawn, (len(draws), len(pairs)))
+            found |= self._collect("spearman", observed, drawn, permuted, exact)
             found |= self._contrasts(found)
         if "kendall" in self.methods:
             levels = [bin_pairs(matrix) for matrix in pairs]
-            observed, permuted = mantel_kendall(levels, bin_pairs(asked), permutations)
-            n_kept = max(MIN_DRAWS, PAIRS_DRAWN // (len(asked) * (len(asked) - 1)))
-            drawn = bootstrap_kendall(levels, bin_pairs(asked), draws[:n_kept])
-            # Bins make tau-b about 1 % larger: what is shown is the exact one, and all else moves with it.
-            shift = np.array([kendalltau(upper(matrix), upper(asked))[0] for matrix in pairs]) - observed
-            found |= self._collect("kendall", observed + shift, drawn + shift, permuted + shift)
+            observed, permuted = mantel_kendall(levels, asked, permutations)
+            n_kept = max(MIN_DRAWS, PAIRS_DRAWN // (len(question) * (len(question) - 1)))
+            drawn = bootstrap_kendall(levels, bin_pairs(asked.observed), draws[:n_kept])
+            # Bins make tau-b about 1 % larger, in the draws too.
+            exact = np.array([kendalltau(upper(matrix), upper(asked.observed).round(10))[0] for matrix in pairs])
+            found |= self._collect("kendall", observed, drawn + exact - observed, permuted, exact)
         return found
 
+    def _scores(self, question: Question, design: np.ndarray) -> ScorePairs:
+        return pair_scores(null_scores(question.values, question.measure, design).scores, design)
+
     def _collect(
-        self, method: str, observed: np.ndarray, drawn: np.ndarray, permuted: np.ndarray
+        self, method: str, observed: np.ndarray, drawn: np.ndarray, permuted: np.ndarray, exact: np.ndarray
     ) -> dict[tuple[str, str, str], _Found]:
+        shown = np.where(np.isfinite(observed), exact, np.nan)
         return {
-            (space, kind, method): _Found(float(observed[k]), drawn[:, k], permuted[:, k])
+            (space, kind, method): _Found(float(shown[k]), drawn[:, k], (permuted + exact - observed)[:, k])
             for k, (space, kind) in enumerate(self.targets)
         }
 
@@ -322,9 +337,9 @@ def _title(method: str, adjusted: bool) -> str:
     return f"{title}, contrast" if method == "contrast" else title
 
 
-def _adjust(factors: np.ndarray, design: np.ndarray) -> np.ndarray:
+def _adjust(factors: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Free the factors of the covariates and keep their mean, from which the cosine is seen."""
-    return residualise(factors, design) + factors.mean(axis=0)
+    return residualise(factors, basis) + factors.mean(axis=0)
 
 
 def _draw_participants(question: Question, n_draws: int, rng: np.random.Generator) -> np.ndarray:
