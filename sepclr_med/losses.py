@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+# 4 MiB of float32, which stay in a processor's cache; a batch of 1024 is one block.
+PAIRS_AT_ONCE = 1 << 20
 
 
 class LossTerms(NamedTuple):
@@ -44,9 +47,47 @@ def _in_full_precision(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
-def _squared_distances(u: Tensor) -> Tensor:
-    # The matrix-product shortcut loses all digits of small distances, and those carry the gradient.
-    return torch.cdist(u, u, compute_mode="donot_use_mm_for_euclid_dist").square()
+class _LogKernelSums(torch.autograd.Function):
+    r"""``log sum_j k(u_i, u_j)`` for every row i, in extra memory that grows like B, not like its square.
+
+    Pairs are visited in blocks of rows, again in the backward pass: with weights
+    :math:`w_{ij} = g_i k_{ij} / \sum_j k_{ij}` and incoming gradient g,
+
+    .. math:: \nabla_k = -\frac{1}{\tau} \sum_j (w_{kj} + w_{jk}) (u_k - u_j)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, temperature: float, with_itself: bool) -> Tensor:
+        sums = [e.logsumexp(dim=1) for _, e in _exponents(u, temperature, with_itself)]
+        ctx.temperature, ctx.with_itself = temperature, with_itself
+        ctx.save_for_backward(u, result := torch.cat(sums))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        u, sums = ctx.saved_tensors
+        # Differences of rows are all that counts: without their mean less is lost to rounding.
+        u = u - u.mean(dim=0)
+        total = torch.zeros_like(u)
+        for rows, exponents in _exponents(u, ctx.temperature, ctx.with_itself):
+            weights = (exponents - sums[rows, None]).exp_().mul_(gradient[rows, None])
+            total[rows] += weights.sum(dim=1, keepdim=True) * u[rows] - weights @ u
+            total += weights.sum(dim=0)[:, None] * u - weights.T @ u[rows]
+        return total / -ctx.temperature, None, None
+
+
+def _exponents(u: Tensor, temperature: float, with_itself: bool) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of rows and the logarithms of their kernels, (rows, B)."""
+    n = u.shape[0]
+    n_rows = max(1, PAIRS_AT_ONCE // n)
+    for start in range(0, n, n_rows):
+        rows = slice(start, start + n_rows)
+        # The matrix-product shortcut loses all digits of small distances, and those carry the gradient.
+        exponents = torch.cdist(u[rows], u, compute_mode="donot_use_mm_for_euclid_dist")
+        exponents.square_().div_(-2 * temperature)
+        if not with_itself:
+            exponents.diagonal(offset=start).fill_(-torch.inf)
+        yield rows, exponents
 
 
 @_in_full_precision
@@ -112,10 +153,8 @@ def uniformity(u: Tensor, temperature: float = 0.5) -> Tensor:
     n = u.shape[0]
     if n < 2:
         raise ValueError(f"uniformity needs at least 2 rows, got {n}: use a larger batch")
-    exponents = -_squared_distances(u) / (2 * temperature)
-    itself = torch.eye(n, dtype=torch.bool, device=u.device)
     # The kernel is symmetric: the mean over i < j is the mean over i != j.
-    return torch.logsumexp(exponents.masked_fill(itself, -torch.inf).flatten(), dim=0) - math.log(n * (n - 1))
+    return torch.logsumexp(_LogKernelSums.apply(u, temperature, False), dim=0) - math.log(n * (n - 1))
 
 
 @_in_full_precision
@@ -176,8 +215,7 @@ def joint_entropy(c: Tensor, s: Tensor, temperature: float = 0.5) -> Tensor:
     tensor(0.)
     """
     # A product of Gaussian kernels is the kernel of the concatenated vectors.
-    exponents = -_squared_distances(torch.cat([c, s], dim=1)) / (2 * temperature)
-    return (torch.logsumexp(exponents, dim=1) - math.log(c.shape[0])).mean()
+    return (_LogKernelSums.apply(torch.cat([c, s], dim=1), temperature, True) - math.log(c.shape[0])).mean()
 
 
 def replace_background(s: Tensor, is_target: Tensor) -> Tensor:

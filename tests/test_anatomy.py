@@ -484,6 +484,12 @@ def test_the_sanity_check_tells_a_learned_map_from_one_that_any_network_gives():
     assert judge(warned)[0]["level"] == "warning"
 
 
+@pytest.mark.parametrize(("correlation", "said"), [(0.8, "much like"), (0.6, "is partly like"), (0.2, "differs from")])
+def test_a_map_half_like_that_of_an_untrained_network_is_not_said_to_differ(correlation, said):
+    entry = {"factor": "f", "sensitivity": {"random_correlation": correlation, "input_correlation": 0.5}}
+    assert said in judge(entry)[0]["text"]
+
+
 # Tables and truth
 
 

@@ -374,3 +374,16 @@ def test_one_row_has_no_pair_to_keep_apart():
 
 def test_one_row_is_its_own_density():
     assert losses.joint_entropy(torch.ones(1, 3), torch.ones(1, 2)) == 0
+
+
+@pytest.mark.parametrize("size", [5, 16, 63])
+@pytest.mark.parametrize("pairs_at_once", [1, 40, 300])
+def test_blocks_of_rows_change_neither_values_nor_gradients(monkeypatch, size, pairs_at_once):
+    batch, loss = make_batch(size), losses.SepCLRLoss(1000, 100, 10)
+    total = lambda *heads: loss(*heads, batch.is_target).total  # noqa: E731
+    whole = value_and_gradients(total, *batch.heads())
+    monkeypatch.setattr(losses, "PAIRS_AT_ONCE", pairs_at_once)
+    in_blocks = value_and_gradients(total, *batch.heads())
+    torch.testing.assert_close(in_blocks[0], whole[0], rtol=1e-12, atol=1e-12)
+    for one, other in zip(in_blocks[1], whole[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Above it the map of an untrained network is nearly the same map.
-MUCH_ALIKE = 0.7
+# Rank correlation with the map of an untrained network: above the first nearly the same map, above the second partly.
+MUCH_ALIKE, PARTLY_ALIKE = 0.7, 0.4
 
 
 def judge(entry: Mapping[str, Any], alpha: float = 0.05) -> list[dict[str, str]]:
@@ -76,8 +76,9 @@ def _about_sanity(name: str, correlation: float, images: float) -> dict[str, str
             f"{correlation:.2f}): it shows where images differ more than what was learned"
         )
         return {"level": "warning", "text": text}
+    how = "is partly like" if correlation > PARTLY_ALIKE else "differs from"
     text = (
-        f"{name}: its sensitivity map differs from that of an untrained network (rank correlation {correlation:.2f}, "
+        f"{name}: its sensitivity map {how} that of an untrained network (rank correlation {correlation:.2f}, "
         f"and {images:.2f} with where the images differ)"
     )
     return {"level": "info", "text": text}
