@@ -1,13 +1,13 @@
 """False-positive rates of every test under the null: 1,000 simulated studies per test and size.
 
-    python pipelines/benchmark/calibration.py                      all that is beside this file
+    python pipelines/benchmark/calibration.py                                everything
     python pipelines/benchmark/calibration.py --only links --studies 200     the links only
 
-Each ``calibration_NAME.py`` beside this file has ``study(seed, n)``, which simulates one study in which nothing is
-linked and returns ``{test: p}`` or ``{test: (p, p without blocks)}``; with several such functions, ``STUDIES`` names
-them. A test is called calibrated when its rate at 0.05
-lies between 0.035 and 0.065 and its p-values look uniform (Kolmogorov-Smirnov p > 0.01). The rate without blocks stands
-beside it as the warning. With 1,000 studies a perfect test falls outside the band about 3 times in 100.
+Each ``calibration_NAME.py`` beside this file has ``STUDIES``: functions by name that take a seed and n, simulate one
+study in which nothing is linked and return ``{test: p}`` or ``{test: (p, p without blocks)}``. A test is called
+calibrated when its rate at 0.05 lies between 0.035 and 0.065 and its p-values look uniform (Kolmogorov-Smirnov
+p > 0.01). The rate without blocks stands beside it as the warning. With 1,000 studies
+a perfect test falls outside the band about 3 times in 100.
 """
 
 from __future__ import annotations
@@ -38,17 +38,15 @@ Answer = Mapping[str, "float | tuple[float, float]"]
 Study = Callable[[int, int], Answer]
 
 
-def find_studies(only: Sequence[str] | None = None) -> dict[str, Study]:
-    """Import every ``calibration_NAME.py`` beside this file and return its studies by name."""
+def find_studies(only: Sequence[str] = ()) -> dict[str, Study]:
+    """Import every ``calibration_NAME.py`` beside this file and return the studies asked for, or all, by name."""
     sys.path.insert(0, str(HERE))
-    names = sorted(path.stem.removeprefix("calibration_") for path in HERE.glob("calibration_*.py"))
-    if unknown := sorted(set(only or ()) - set(names)):
-        raise SystemExit(f"no calibration_{unknown[0]}.py here; there are: {', '.join(names)}")
     found: dict[str, Study] = {}
-    for name in only or names:
-        module = importlib.import_module(f"calibration_{name}")
-        found |= getattr(module, "STUDIES", None) or {name: module.study}
-    return found
+    for path in sorted(HERE.glob("calibration_*.py")):
+        found |= importlib.import_module(path.stem).STUDIES
+    if unknown := sorted(set(only) - set(found)):
+        raise SystemExit(f"no study called {unknown[0]}; there are: {', '.join(found)}")
+    return {name: study for name, study in found.items() if not only or name in only}
 
 
 def simulate(study: Study, n: int, n_studies: int, seed: int = 0, n_jobs: int = 1) -> pd.DataFrame:
@@ -121,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="False-positive rates of every test under the null.")
     parser.add_argument("--studies", type=int, default=1000, help="simulated studies per test and size (1000)")
     parser.add_argument("--sizes", default="80,300", help="participants per study (80,300)")
-    parser.add_argument("--only", default="", help="links, space, card, subtypes; by default all that are here")
+    parser.add_argument("--only", default="", help="names of studies, comma-separated; none means all")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first study (0)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--output", type=Path, default=HERE / "calibration.json", help="JSON file")

@@ -95,4 +95,4 @@ def dependence_p_values(seed, n):
     return {name: (p, found[1][name]) for name, p in found[0].items()}
 
 
-STUDIES = {"card, probes": probe_p_values, "card, dependence": dependence_p_values}
+STUDIES = {"card_probes": probe_p_values, "card_dependence": dependence_p_values}

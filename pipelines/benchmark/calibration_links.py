@@ -140,3 +140,6 @@ def quick_study(seed: int, n: int) -> dict[str, float | tuple[float, float]]:
     scores = null_scores(rows[FOLLOWS_SITE], "continuous", free).scores
     found[FOLLOWS_SITE] = (found[FOLLOWS_SITE], test_factors(factors, scores, free, anyhow).p_value[0])
     return found
+
+
+STUDIES = {"links": study}

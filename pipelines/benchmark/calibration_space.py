@@ -77,9 +77,4 @@ def study_similarity(seed, n):
     return found
 
 
-def study(seed, n):
-    """Return every p-value of one null study: {test name: (p, p_free)}."""
-    return study_space(seed, n) | study_similarity(seed, n)
-
-
 STUDIES = {"space": study_space, "similarity": study_similarity}

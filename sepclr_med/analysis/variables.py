@@ -233,4 +233,4 @@ def _check_names(rows: pd.DataFrame, variables: Sequence[str] | None, groups: Gr
         if name not in seen
     ]
     if problems:
-        raise ManifestError(f"evaluate: {len(problems)} name(s) that the manifest does not have", problems)
+        raise ManifestError(f"variables: {len(problems)} name(s) that the manifest does not have", problems)
