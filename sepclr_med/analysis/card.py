@@ -130,9 +130,7 @@ def _norms(units: Units, vectors: np.ndarray, effort: Effort) -> dict[str, Any]:
     truth = (units.truth == "target").astype(int)
     scores = np.column_stack([-length, length])
     rng = effort.rng("salient_norm", 0)
-    value, low, high = score_with_intervals({"auc": auc}, truth, scores, units.participants, effort.n_bootstrap, rng)[
-        "auc"
-    ]
+    value, low, high = score_with_intervals({"auc": auc}, truth, scores, units.families, effort.n_bootstrap, rng)["auc"]
     orders = _orders(units, effort)
     return {
         "median_background": float(np.median(length[truth == 0])),

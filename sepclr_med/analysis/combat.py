@@ -225,8 +225,9 @@ class ComBat(TransformerMixin, BaseEstimator):
             mine = self.sites_.index(str(self.reference))
             self.grand_mean_ = site_effects[mine]
             variance = squared[dummies[:, mine] == 1].mean(axis=0)
-        # A feature that does not vary is left as it is, but for its shift.
-        self.pooled_sd_ = np.sqrt(np.where(variance > 0, variance, 1.0))
+        # A feature that does not vary, but for rounding, has nothing to scale and no site effect.
+        self._varies = variance > 1e-20 * np.square(values).mean(axis=0)
+        self.pooled_sd_ = np.sqrt(np.where(self._varies, variance, 1.0))
 
     def _standardised(self, values: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         return (values - self.grand_mean_ - covariates @ self.coef_) / self.pooled_sd_
@@ -240,7 +241,8 @@ class ComBat(TransformerMixin, BaseEstimator):
             scale = np.where(scale > 0, scale, 1.0)
             if self.empirical_bayes:
                 shrink = shrink_parametric if self.parametric else shrink_nonparametric
-                shift, scale = shrink(rows, shift, scale, self.mean_only)
+                kept = self._varies
+                shift[kept], scale[kept] = shrink(rows[:, kept], shift[kept], scale[kept], self.mean_only)
             shifts.append(shift)
             scales.append(scale)
         return np.stack(shifts), np.stack(scales)

@@ -154,7 +154,7 @@ def link(
     people = gather_participants(dict(embeddings) | ({"canonical": rotated[0]} if rotated else {}), manifest, target)
     described = manifest.attrs.get("dictionary", {})
     # Fitted on training rows where there are any, so before they are left out.
-    rows, notes = add_batteries(people.rows, batteries or {})
+    rows, notes = add_batteries(people.rows, batteries or {}, people.is_target)
     people = replace(people, rows=rows.reset_index(drop=True))
     said = [_describe_rotation(canonical, rotated[1])] if rotated else []
     tested, over_words, warned = choose_tested(people, over, target)

@@ -98,7 +98,9 @@ def score_variable(
     prediction = predict_out_of_sample(units, variable.kind, folds, effort.seed)
     people = units.participants[prediction.rows]
     rng = effort.rng(variable.label, 0)
-    values = score_with_intervals(metrics, prediction.truth, prediction.scores, people, effort.n_bootstrap, rng)
+    # Relatives are drawn together.
+    unit = units.families[prediction.rows]
+    values = score_with_intervals(metrics, prediction.truth, prediction.scores, unit, effort.n_bootstrap, rng)
     chance = _chance(units, variable, folds)
     p_values, unsaid = _p_values(units, variable, folds, prediction, scheme, effort)
     if scheme.name == "leave-site-out":

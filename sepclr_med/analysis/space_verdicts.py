@@ -43,6 +43,12 @@ def judge_norm(norm: Mapping[str, Any] | None) -> list[dict[str, str]]:
         f"{chosen['n_background']})"
     )
     if chosen["auc"] > 0.5 and (chosen["ci_low"] > 0.5 or pd.isna(chosen["ci_low"])):
+        p_value = chosen.get("p_value", float("nan"))
+        if p_value > ALPHA:
+            text = (
+                f"salient sets patients apart, but not within sites (p {short(p_value)}): it may be the site: {said}."
+            )
+            return [_verdict("salient", "warning", text)]
         return [_verdict("salient", "good", f"salient sets patients apart: {said}.")]
     return [_verdict("salient", "warning", f"salient does not set patients apart: {said}.")]
 

@@ -12,13 +12,15 @@ from sepclr_med.errors import ManifestError, Problem, UserError, did_you_mean
 
 MIN_ITEMS = 2
 MIN_FITTED = 10
+BALANCED = 0.1
 
 
 @dataclass(frozen=True)
 class BatteryComponent:
     r"""First principal component of standardised items: :math:`c = \sum_j w_j (x_j - m_j) / s_j`.
 
-    The sign makes the mean loading positive, so that more of the component is more of most items. A missing item
+    The sign makes the mean loading positive, so that more of the component is more of most items; of items that balance
+    out it makes the first one's positive. A missing item
     makes the component missing: nothing is filled in.
 
     Parameters
@@ -81,7 +83,9 @@ def fit_battery(rows: pd.DataFrame, items: Sequence[str]) -> BatteryComponent:
     spreads = np.where(np.ptp(table, axis=0) > 0, spreads, np.inf)
     standard = (table - means) / spreads
     _, sizes, directions = np.linalg.svd(standard, full_matrices=False)
-    loadings = directions[0] * (-1.0 if directions[0].mean() < 0 else 1.0)
+    mean, largest = directions[0].mean(), np.abs(directions[0]).max()
+    # Of items that balance out the first decides, or the sign would be left to rounding.
+    loadings = directions[0] * np.sign(mean if abs(mean) > BALANCED * largest else directions[0][0] or 1.0)
     loadings = loadings / (standard @ loadings).std()
     share = float(sizes[0] ** 2 / np.square(sizes).sum())
     return BatteryComponent(tuple(items), means, spreads, loadings, share, len(table))
@@ -124,7 +128,9 @@ def check_batteries(rows: pd.DataFrame, batteries: Mapping[str, Sequence[str]]) 
         raise ManifestError(f"link: {len(problems)} problem(s) with batteries", problems)
 
 
-def add_batteries(rows: pd.DataFrame, batteries: Mapping[str, Sequence[str]]) -> tuple[pd.DataFrame, list[str]]:
+def add_batteries(
+    rows: pd.DataFrame, batteries: Mapping[str, Sequence[str]], among: np.ndarray | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Add the first component of each battery as a column, for tests without folds.
 
     The component is fitted on the rows whose ``split`` is ``train`` when at least ten of them have every item, else on
@@ -137,6 +143,9 @@ def add_batteries(rows: pd.DataFrame, batteries: Mapping[str, Sequence[str]]) ->
         One row per participant, those to be tested.
     batteries : mapping of str to sequence of str
         Items by battery.
+    among : bool array of shape (n,) or None, default=None
+        Those the component may be fitted on, such as patients: over patients and controls together it could be the
+        diagnosis. None means everyone.
 
     Returns
     -------
@@ -164,8 +173,9 @@ def add_batteries(rows: pd.DataFrame, batteries: Mapping[str, Sequence[str]]) ->
     columns, notes = {}, []
     for name, items in batteries.items():
         complete = rows[list(items)].replace([np.inf, -np.inf], np.nan).notna().all(axis=1)
-        train = complete & (rows["split"] == "train") if "split" in rows else complete & False
-        fitted = train if train.sum() >= MIN_FITTED else complete
+        asked = complete if among is None else complete & among
+        train = asked & (rows["split"] == "train") if "split" in rows else asked & False
+        fitted = train if train.sum() >= MIN_FITTED else asked
         component = fit_battery(rows[fitted], items)
         columns[name] = component.transform(rows)
         whom = "training participants" if fitted is train else "tested participants"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,12 @@ LARGEST_T = 500.0
 
 
 def estimate_effects(
-    factors: np.ndarray, values: Any, measure: Measure, covariates: np.ndarray, scores: NullScores
+    factors: np.ndarray,
+    values: Any,
+    measure: Measure,
+    covariates: np.ndarray,
+    scores: NullScores,
+    excess: np.ndarray | float = 1.0,
 ) -> pd.DataFrame:
     r"""Estimate the adjusted effect of every factor, with a 95% interval.
 
@@ -53,6 +57,9 @@ def estimate_effects(
         Design with the intercept first, of full column rank.
     scores : NullScores
         Of the same values and covariates, from :func:`null_scores`.
+    excess : array of shape (F,) or float, default=1
+        How much wider the intervals are than among independent participants of equal variance, as
+        :class:`sepclr_med.analysis.associations.testing.FactorTests` measures it by permutation.
 
     Returns
     -------
@@ -87,12 +94,14 @@ def estimate_effects(
     varies = (rest**2).sum(axis=0) > 1e-20 * np.maximum((factors**2).sum(axis=0), np.finfo(float).tiny)
     rest = np.where(varies, rest, np.nan)
     if measure in ("continuous", "ordinal"):
-        result = _correlations(rest, scores.scores[:, 0], covariates, ranked=measure == "ordinal")
+        result = _correlations(rest, scores.scores[:, 0], covariates, measure == "ordinal", excess)
     elif measure in ("binary", "categorical"):
         codes, levels = encode_levels(values)
         members = residualise(np.eye(len(levels))[codes][:, 1:], covariates)
         compare = _mean_differences if measure == "binary" else _variance_shares
-        result = compare(rest, members, len(covariates) - covariates.shape[1] - members.shape[1])
+        estimate, low, high = compare(rest, members, len(covariates) - covariates.shape[1] - members.shape[1])
+        low, high = estimate - (estimate - low) * excess, estimate + (high - estimate) * excess
+        result = (estimate, low, high) if measure == "binary" else (estimate, np.maximum(low, 0), np.minimum(high, 1))
     else:
         raise ValueError(f"unknown measure {measure!r}; allowed: {', '.join(MEASURES)}")
     return pd.DataFrame(np.column_stack(result), columns=["estimate", "ci_low", "ci_high"])
@@ -133,7 +142,7 @@ def minimum_detectable_effect(
     n_levels: int = 2,
     alpha: float = 0.05,
     power: float = 0.8,
-    shares: Sequence[float] | None = None,
+    information: float | None = None,
 ) -> float:
     """Return the smallest effect that one test of this size finds with the power asked for.
 
@@ -154,8 +163,9 @@ def minimum_detectable_effect(
         Level of the test; divide it by the number of tests for a corrected one.
     power : float, default=0.8
         Probability of finding the effect.
-    shares : sequence of float or None, default=None
-        Share of the participants in each class of a binary variable; by default halves.
+    information : float or None, default=None
+        Of a binary variable: the sum of squares that the covariates leave of its 0/1 indicator, n f (1 - f) where they
+        are unrelated to it. By default n / 4, that of halves.
 
     Returns
     -------
@@ -190,11 +200,42 @@ def minimum_detectable_effect(
     noncentrality = special.ncfdtrinc(between, left, 1 - power, stats.f.isf(alpha, between, left))
     if measure == "categorical":
         return float(noncentrality / (noncentrality + between + left + 1))
-    first, second = (0.5, 0.5) if shares is None else shares
-    return float(np.sqrt(noncentrality * (1 / first + 1 / second) / n))
+    information = n / 4 if information is None else information
+    return float(np.sqrt(noncentrality / information)) if information > 1e-10 else float("nan")
 
 
-def _correlations(rest: np.ndarray, score: np.ndarray, covariates: np.ndarray, ranked: bool) -> tuple[np.ndarray, ...]:
+def widen_effect(smallest: float, measure: Measure, excess: np.ndarray | float) -> np.ndarray:
+    """Return the smallest effect found when estimates are less sure by a factor.
+
+    Parameters
+    ----------
+    smallest : float
+        From :func:`minimum_detectable_effect`.
+    measure : {"continuous", "ordinal", "binary", "categorical"}
+        What the variable is.
+    excess : array or float
+        Of :class:`sepclr_med.analysis.associations.testing.FactorTests`.
+
+    Returns
+    -------
+    array
+        At most 1 for correlations and shares.
+
+    Examples
+    --------
+    >>> widen_effect(0.3, "continuous", np.array([1.0, 1.5])).round(2)
+    array([0.3 , 0.43])
+    """
+    if measure in ("continuous", "ordinal"):
+        return np.tanh(np.arctanh(smallest) * np.asarray(excess))
+    if measure == "binary":
+        return smallest * np.asarray(excess)
+    return np.minimum(smallest * np.square(excess), 1.0)
+
+
+def _correlations(
+    rest: np.ndarray, score: np.ndarray, covariates: np.ndarray, ranked: bool, excess: np.ndarray | float
+) -> tuple[np.ndarray, ...]:
     from scipy import stats
 
     if ranked:
@@ -209,7 +250,7 @@ def _correlations(rest: np.ndarray, score: np.ndarray, covariates: np.ndarray, r
     estimate = (score @ rest) / np.where(size > 0, size, np.nan)
     spread = np.sqrt(fisher_z_variance(len(rest), covariates.shape[1], estimate, ranked))
     z = np.arctanh(np.clip(estimate, -1 + 1e-15, 1 - 1e-15))
-    reach = stats.norm.isf((1 - LEVEL) / 2) * spread
+    reach = stats.norm.isf((1 - LEVEL) / 2) * spread * excess
     return estimate, np.tanh(z - reach), np.tanh(z + reach)
 
 
@@ -226,9 +267,9 @@ def _mean_differences(rest: np.ndarray, members: np.ndarray, left: int) -> tuple
     t = difference * np.sqrt(information / (unexplained / left))
     within = np.where(np.abs(t) < LARGEST_T, t, np.nan)
     bounds = special.nctdtrinc(left, np.array([[(1 + LEVEL) / 2], [(1 - LEVEL) / 2]]), within)
-    # scipy takes ever longer for larger t: classes so far apart have no interval.
+    # Classes so far apart do not overlap: their difference in standard deviations is no number.
     low, high = bounds / np.sqrt(information)
-    return hedges_correction(left) * t / np.sqrt(information), low, high
+    return hedges_correction(left) * within / np.sqrt(information), low, high
 
 
 def hedges_correction(left: int) -> float:

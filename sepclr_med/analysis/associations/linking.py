@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from sepclr_med.analysis.associations.claims import vanishes
 from sepclr_med.analysis.associations.designs import Designs, Plan, make_designs
-from sepclr_med.analysis.associations.effects import EFFECT_NAMES, estimate_effects, minimum_detectable_effect
+from sepclr_med.analysis.associations.effects import (
+    EFFECT_NAMES,
+    estimate_effects,
+    minimum_detectable_effect,
+    widen_effect,
+)
 from sepclr_med.analysis.associations.exchangeability import count_permutations, draw_permutations
-from sepclr_med.analysis.associations.null_models import NullScores, null_scores
+from sepclr_med.analysis.associations.null_models import NullScores, encode_levels, null_scores, residualise
 from sepclr_med.analysis.associations.questions import Question, family_labels, joint_labels
 from sepclr_med.analysis.associations.sites import estimate_sites
 from sepclr_med.analysis.associations.testing import test_factors
@@ -19,9 +25,8 @@ from sepclr_med.analysis.participants import design_matrix
 
 MIN_DEGREES = 5
 FEW_PERMUTATIONS = 1000
-LEVEL = 0.05
 OUTLYING = 5.0
-VALUES = ["estimate", "ci_low", "ci_high", "statistic", "p_value", "p_free", "p_fwe", "mde"]
+VALUES = ["estimate", "ci_low", "ci_high", "statistic", "p_value", "p_free", "p_fwe", "p_fwe_free", "mde"]
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,12 @@ class Linker:
         elif free_scores is not None:
             free = test_factors(factors, free_scores.scores, designs.free, self._draw(question, "free"))
         if free is not None:
-            links = links.assign(p_free=free.p_value)
+            links = links.assign(p_free=free.p_value, p_fwe_free=free.p_fwe)
         # What does not vary within blocks can only be estimated across them.
         scores, design = (blocked_scores, designs.blocked) if blocked else (free_scores, designs.free)
         if scores is not None:
-            links = self._estimate(links, factors, question, design, scores)
+            excess = (blocked or free).excess if blocked or free else 1.0
+            links = self._estimate(links, factors, question, design, scores, excess)
         return self._close(links, remarks)
 
     def _scores(self, question: Question, design: np.ndarray) -> tuple[NullScores | None, str]:
@@ -141,18 +147,28 @@ class Linker:
             return None, str(reason)
 
     def _estimate(
-        self, links: pd.DataFrame, factors: np.ndarray, question: Question, design: np.ndarray, scores: NullScores
+        self,
+        links: pd.DataFrame,
+        factors: np.ndarray,
+        question: Question,
+        design: np.ndarray,
+        scores: NullScores,
+        excess: np.ndarray | float,
     ) -> pd.DataFrame:
-        effects = estimate_effects(factors, _values(question), question.measure, design, scores)
+        effects = estimate_effects(factors, _values(question), question.measure, design, scores, excess)
         robust = self._is_robust(question)
-        binary = question.measure == "binary"
-        shares = question.rows[question.name].value_counts(normalize=True).to_list() if binary else None
         n, n_covariates, n_levels = len(factors), design.shape[1] - 1, max(2, len(scores.levels))
-        smallest = minimum_detectable_effect(n, n_covariates, question.measure, n_levels=n_levels, shares=shares)
+        information = None
+        if question.measure == "binary":
+            member = residualise(encode_levels(_values(question))[0].astype(float), design)
+            information = float(member @ member)
+        smallest = minimum_detectable_effect(
+            n, n_covariates, question.measure, n_levels=n_levels, information=information
+        )
         return links.assign(
             method=scores.method,
             effect=EFFECT_NAMES["robust" if robust else question.measure],
-            mde=smallest,
+            mde=widen_effect(smallest, question.measure, excess),
             **{name: effects[name].to_numpy() for name in ("estimate", "ci_low", "ci_high")},
         )
 
@@ -181,6 +197,14 @@ class Linker:
 
     def _close(self, links: pd.DataFrame, remarks: list[str]) -> tuple[pd.DataFrame, list[str]]:
         links["note"] = "; ".join(remarks)
+        tested = links["p_value"].notna() | links["p_free"].notna()
+        if tested.any():
+            # Of a variable that was tested, these factors could not be.
+            why = "nothing is left of this factor once the covariates are taken out"
+            links.loc[~tested, "note"] = "; ".join([why, *remarks])
+            links.loc[~tested, "mde"] = np.nan
+            apart = tested & links["estimate"].isna() & (links["effect"] == "d")
+            links.loc[apart, "note"] = "; ".join(["the classes do not overlap", *remarks])
         if self.plan.blocks:
             text = f"vanishes once permutations stay within {self.plan.within}"
             links.loc[vanishes(links), "note"] = "; ".join([text, *remarks])
@@ -199,17 +223,6 @@ def count_outliers(values: np.ndarray) -> int:
 
     spread = median_abs_deviation(values, scale="normal")
     return int((np.abs(values - np.median(values)) > OUTLYING * spread).sum()) if spread > 0 else 0
-
-
-def vanishes(links: pd.DataFrame) -> np.ndarray:
-    """Say which links would be claimed without the blocks only.
-
-    Examples
-    --------
-    >>> vanishes(pd.DataFrame({"p_value": [0.4, 0.01, None], "p_free": [0.01, 0.01, 0.01]}, dtype=float))
-    array([ True, False, False])
-    """
-    return ((links["p_free"] <= LEVEL) & (links["p_value"] > LEVEL)).to_numpy()
 
 
 def _values(question: Question) -> np.ndarray:

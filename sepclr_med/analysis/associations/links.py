@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sepclr_med.analysis.associations.claims import vanishes
 from sepclr_med.analysis.associations.designs import Plan, name_classes, settle_plan
 from sepclr_med.analysis.associations.families import adjust_families
-from sepclr_med.analysis.associations.linking import Linker, vanishes
+from sepclr_med.analysis.associations.linking import Linker
 from sepclr_med.analysis.associations.questions import Question, ask
 from sepclr_med.analysis.participants import Participants
 from sepclr_med.errors import ManifestError, Problem, UserError
@@ -19,7 +20,7 @@ from sepclr_med.progress import report_progress
 
 LINK_COLUMNS = [
     *("factor", "space", "variable", "measure", "method", "n", "n_missing", "estimate", "effect", "ci_low", "ci_high"),
-    *("statistic", "p_value", "p_free", "p_fwe", "p_fdr", "family", "mde", "note"),
+    *("statistic", "p_value", "p_free", "p_fwe", "p_fwe_free", "p_fdr", "family", "mde", "note"),
 ]
 SITE_COLUMNS = [
     *("factor", "variable", "site", "n", "estimate", "ci_low", "ci_high", "tau2", "i2", "q", "p_heterogeneity"),
@@ -85,10 +86,11 @@ def link_factors(
     -------
     DataFrame
         One row per variable and factor: ``factor space variable measure method n n_missing estimate effect ci_low
-        ci_high statistic p_value p_free p_fwe p_fdr family mde note``. ``effect`` is the unit of ``estimate``, of its
-        95% interval and of ``mde``, the smallest effect found with 80% power at 0.05. ``p_fwe`` is family-wise over
-        factors, ``p_fdr`` over the variables of a family as well. Values are missing where there is too little data;
-        ``note`` says so.
+        ci_high statistic p_value p_free p_fwe p_fwe_free p_fdr family mde note``. ``effect`` is the unit of
+        ``estimate``, of its 95% interval and of ``mde``, the smallest effect found with 80% power at 0.05. ``p_fwe`` is
+        family-wise over factors (``p_fwe_free`` without blocks), ``p_fdr`` over the variables of a family as well.
+        Intervals and ``mde`` are wider where relatives or sites of unequal spread make the permutations spread wider.
+        Values are missing where there is too little data; ``note`` says so.
     DataFrame
         ``factor variable site n estimate ci_low ci_high tau2 i2 q p_heterogeneity``: each site, then ``pooled``.
     list of str
@@ -191,8 +193,8 @@ def _describe(links: pd.DataFrame, plan: Plan) -> list[str]:
     gone = links[vanishes(links)] if plan.blocks else links[:0]
     if len(gone):
         pairs = ", ".join(
-            f"{row.factor} with {row.variable} (p {row.p_free:.3f}, then {row.p_value:.3f})"
-            for row in gone.sort_values("p_free").head(SHOWN).itertuples()
+            f"{row.factor} with {row.variable} (corrected p {row.p_fwe_free:.3f}, then {row.p_fwe:.3f})"
+            for row in gone.sort_values("p_fwe_free").head(SHOWN).itertuples()
         )
         more = f" and {len(gone) - SHOWN} more" if len(gone) > SHOWN else ""
         notes.append(

@@ -26,12 +26,16 @@ class FactorTests:
         Against the largest statistic of all factors in each permutation (Westfall and Young 1993): family-wise.
     n_permutations : int
         How many were used.
+    excess : array of shape (F,)
+        How much wider the statistic's root spreads under the permutations than among independent participants of equal
+        variance, at least 1: relatives, and sites of unequal spread, make estimates less sure by this factor.
     """
 
     statistic: np.ndarray
     p_value: np.ndarray
     p_fwe: np.ndarray
     n_permutations: int
+    excess: np.ndarray
 
 
 def test_factors(
@@ -91,12 +95,14 @@ def test_factors(
     standard = _orthonormal_residuals(scores, basis)
     if not alive.any() or not standard.shape[1]:
         nothing = np.full(factors.shape[1], np.nan)
-        return FactorTests(nothing, nothing, nothing, len(permutations))
-    observed, beaten, beaten_by_max = _count(free[:, alive], standard, basis, permutations)
+        return FactorTests(nothing, nothing, nothing, len(permutations), nothing)
+    observed, beaten, beaten_by_max, mean = _count(free[:, alive], standard, basis, permutations)
     n_drawn = len(permutations) + 1
     values = (observed, (1 + beaten) / n_drawn, (1 + beaten_by_max) / n_drawn)
     statistic, p_value, p_fwe = (_fill(value, alive) for value in values)
-    return FactorTests(statistic, p_value, p_fwe, len(permutations))
+    expected = standard.shape[1] / max(n - basis.shape[1], 1)
+    excess = _fill(np.sqrt(np.maximum(mean / expected, 1)), alive)
+    return FactorTests(statistic, p_value, p_fwe, len(permutations), excess)
 
 
 # The name is the verb of this module; pytest must not take it for a test where it is imported.
@@ -105,7 +111,7 @@ test_factors.__test__ = False  # type: ignore[attr-defined]
 
 def _count(
     free: np.ndarray, scores: np.ndarray, basis: np.ndarray, permutations: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     n, n_factors = free.shape
     # One product per chunk gives both the sums with the factors and what the covariates take of the permuted scores.
     both = np.hstack([free, basis])
@@ -115,13 +121,15 @@ def _count(
     threshold = observed * (1 - TOLERANCE) - TOLERANCE
     beaten = np.zeros(n_factors, dtype=np.int64)
     beaten_by_max = np.zeros(n_factors, dtype=np.int64)
+    total_of = np.zeros(n_factors)
     chunk = max(1, NUMBERS_AT_ONCE // (n * scores.shape[1]))
     for start in range(0, len(permutations), chunk):
         drawn = permutations[start : start + chunk].astype(np.intp, copy=False)
         statistics = _statistics(scores, drawn, both, n_factors, total)
+        total_of += statistics.sum(axis=0)
         beaten += (statistics >= threshold).sum(axis=0)
         beaten_by_max += (statistics.max(axis=1)[:, None] >= threshold).sum(axis=0)
-    return observed, beaten, beaten_by_max
+    return observed, beaten, beaten_by_max, total_of / max(len(permutations), 1)
 
 
 def _statistics(
