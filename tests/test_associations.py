@@ -11,6 +11,7 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from sepclr_med.analysis.associations import null_models, testing
+from sepclr_med.analysis.associations.claims import describe_links
 from sepclr_med.analysis.associations.exchangeability import draw_permutations
 from sepclr_med.analysis.associations.families import adjust_families
 from sepclr_med.analysis.associations.links import LINK_COLUMNS, SITE_COLUMNS, link_factors
@@ -550,3 +551,66 @@ def test_importing_associations_does_not_import_what_is_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "torch" not in done.stdout
     assert "monai" not in done.stdout
+
+
+# ---------------------------------------------------------------- relatives, unequal sites, and what is claimed
+
+
+def test_intervals_of_relatives_hold_the_truth():
+    """Families of three who share most of factor and variable: plain intervals hold zero in 84 of 100."""
+    held, apart = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        family = np.repeat(np.arange(20), 3)
+        shared, own = rng.normal(size=(20, 9)), rng.normal(size=(60, 9))
+        values = 1.33 * shared[family] + own
+        rows = pd.DataFrame({"participant_id": np.arange(60).astype(str), "score": values[:, 0]})
+        rows["family_id"] = family.astype(str)
+        names = [f"salient_{k:03}" for k in range(8)]
+        people = Participants(rows, {"salient": values[:, 1:]}, {"salient": names}, np.ones(60, dtype=bool))
+        for found, options in ((held, {"families": "family_id"}), (apart, {})):
+            links, _, _ = link(people, ["score"], blocks=[], n_permutations=299, **options)
+            found.append(((links["ci_low"] <= 0) & (links["ci_high"] >= 0)).mean())
+    assert np.mean(held) > 0.92
+    assert np.mean(apart) < 0.90
+
+
+def test_independent_participants_have_no_excess():
+    rng = np.random.default_rng(0)
+    design, factors, score = np.ones((100, 1)), rng.normal(size=(100, 5)), rng.normal(size=100)
+    permutations = np.argsort(rng.random((2000, 100)), axis=1)
+    assert run_tests(factors, score, design, permutations).excess == pytest.approx(np.ones(5), abs=0.05)
+
+
+def test_links_of_noise_seldom_vanish():
+    single, said = 0, []
+    for seed in range(30):
+        links, _, _ = link(make_people(n=80, n_factors=32, seed=seed), ["score"], ["age", "sex"])
+        single += int(((links["p_free"] <= 0.05) & (links["p_value"] > 0.05)).any())
+        said += [verdict["level"] for verdict in describe_links(links, {"blocks": ["site"]})]
+    # One factor of thirty-two crosses the line by chance in many studies.
+    assert single >= 3
+    assert said.count("warning") <= 2
+
+
+def test_a_sentence_pays_for_every_set_of_tests_it_chooses_from():
+    row = {"factor": "salient_000", "space": "salient", "variable": "score", "effect": "r", "n": 90, "statistic": 0.2}
+    row |= {"estimate": 0.5, "ci_low": 0.3, "ci_high": 0.6, "p_value": 0.01, "p_free": 0.01, "p_fdr": 0.03}
+    row |= {"family": "clinical", "mde": 0.3}
+    links = pd.DataFrame([row, {**row, "factor": "canonical_000", "space": "canonical", "p_fdr": 0.9}])
+    assert describe_links(links[:1], {"blocks": []})[0]["level"] == "good"
+    said = describe_links(links, {"blocks": []})[0]
+    assert said["level"] == "info"
+    assert "p = 0.06 corrected" in said["text"]
+
+
+def test_a_factor_that_is_the_class_has_no_number_and_one_that_is_the_age_says_why():
+    people = make_people(answer=lambda rng, rows: np.where(rng.random(len(rows)) < 0.5, "yes", "no"))
+    people.spaces["salient"][:, 0] = people.rows["answer"] == "yes"
+    people.spaces["salient"][:, 1] = people.rows["age"]
+    links, _, _ = link(people, ["answer"], ["age"])
+    assert np.isnan(links["estimate"][0])
+    assert "do not overlap" in links["note"][0]
+    assert "classes that do not overlap" in describe_links(links, {"blocks": []})[0]["text"]
+    assert np.isnan(links["mde"][1])
+    assert "nothing is left of this factor" in links["note"][1]

@@ -23,6 +23,7 @@ from sepclr_med.analysis.figures import draw_separation
 from sepclr_med.analysis.permuting import p_of_predictions, p_of_probes
 from sepclr_med.analysis.probes import PENALTIES, predict_many
 from sepclr_med.analysis.separation import evaluate, format_card, format_separation
+from sepclr_med.analysis.space_verdicts import judge_norm
 from sepclr_med.analysis.spaces import join_spaces
 from sepclr_med.analysis.units import Units, cross_folds, site_folds
 from sepclr_med.analysis.variables import Groups, choose_variables, values_of
@@ -615,3 +616,11 @@ def test_evaluate_run_writes_table_card_and_picture(tmp_path):
     assert card["target"] == ["patient"]
     assert (run / "analysis" / "separation.png").is_file()
     assert len(read_manifest(run / "data" / "manifest.tsv")) == 120
+
+
+@pytest.mark.parametrize(("p_value", "level"), [(0.001, "good"), (1.0, "warning")])
+def test_patients_who_stand_apart_between_sites_only_are_not_set_apart(p_value, level):
+    norm = {"median_background": 0.8, "median_target": 4.6, "auc": 0.96, "ci_low": 0.93, "ci_high": 0.99}
+    said = judge_norm(norm | {"n_background": 50, "n_target": 50, "p_value": p_value})[0]
+    assert said["level"] == level
+    assert ("not within sites" in said["text"]) == (level == "warning")

@@ -204,3 +204,11 @@ def test_sites_written_as_numbers_constant_features_and_names():
     assert fitted.get_feature_names_out().tolist() == FACTORS
     assert np.isfinite(fitted.transform(table).to_numpy()).all()
     assert clone(fitted).set_output(transform="pandas").fit_transform(table).columns.tolist() == FACTORS
+
+
+def test_a_constant_that_rounding_moves_does_not_touch_the_others():
+    table = make_table()
+    others = FACTORS[1:]
+    with_it = ComBat(features=FACTORS).fit_transform(table.assign(f00=0.3))
+    np.testing.assert_allclose(with_it[others], ComBat(features=others).fit_transform(table)[others], atol=1e-10)
+    np.testing.assert_allclose(with_it["f00"], 0.3)

@@ -11,7 +11,12 @@ from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.meta_analysis import combine_effects, effectsize_smd
 from statsmodels.stats.power import FTestPower, TTestIndPower
 
-from sepclr_med.analysis.associations.effects import EFFECT_NAMES, estimate_effects, minimum_detectable_effect
+from sepclr_med.analysis.associations.effects import (
+    EFFECT_NAMES,
+    estimate_effects,
+    minimum_detectable_effect,
+    widen_effect,
+)
 from sepclr_med.analysis.associations.null_models import null_scores, residualise
 from sepclr_med.analysis.associations.sites import COLUMNS, estimate_sites
 from sepclr_med.analysis.measures import MEASURES
@@ -329,3 +334,21 @@ def test_participants_without_a_site_are_left_out():
     sites[:10] = None
     table = estimate_sites(factors, ["a", "b"], values, "continuous", covariates, sites)
     assert pooled_of(table)["n"].tolist() == [70, 70]
+
+
+def test_intervals_widen_by_the_excess_and_detectable_effects_with_them():
+    rng = np.random.default_rng(0)
+    values, factors = rng.normal(size=60), rng.normal(size=(60, 2))
+    scores = null_scores(values, "continuous", np.ones((60, 1)))
+    plain = estimate_effects(factors, values, "continuous", np.ones((60, 1)), scores)
+    wider = estimate_effects(factors, values, "continuous", np.ones((60, 1)), scores, np.array([1.0, 2.0]))
+    reach = [np.arctanh(table["ci_high"]) - np.arctanh(table["estimate"]) for table in (plain, wider)]
+    np.testing.assert_allclose(reach[1] / reach[0], [1, 2])
+    assert widen_effect(0.3, "binary", np.array([1.5])) == pytest.approx(0.45)
+    assert widen_effect(0.3, "categorical", np.array([3.0])) == 1
+
+
+def test_classes_that_covariates_nearly_tell_need_a_larger_difference():
+    free = minimum_detectable_effect(60, 3, "binary", information=15)
+    assert minimum_detectable_effect(60, 3, "binary", information=5) == pytest.approx(free * np.sqrt(3))
+    assert np.isnan(minimum_detectable_effect(60, 3, "binary", information=0.0))

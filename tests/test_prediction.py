@@ -398,6 +398,25 @@ def test_component_without_training_rows_is_said_to_be_fitted_on_the_tested():
     assert "all 120 tested participants" in notes[0]
 
 
+def test_component_of_patients_is_not_the_diagnosis():
+    """Three items tell the groups apart, three follow severity among patients."""
+    rng = np.random.default_rng(0)
+    patient, severity = np.arange(200) % 2 == 1, rng.normal(size=200)
+    rows = pd.DataFrame({f"i{k}": rng.normal(size=200) + 6 * patient for k in range(3)})
+    rows = rows.assign(**{f"s{k}": severity + 0.8 * rng.normal(size=200) for k in range(3)}, split="train")
+    among, _ = add_batteries(rows, {"b": list(rows.columns[:6])}, among=patient)
+    whole, _ = add_batteries(rows, {"b": list(rows.columns[:6])})
+    assert np.corrcoef(among["b"][patient], severity[patient])[0, 1] > 0.8
+    assert abs(np.corrcoef(whole["b"], patient)[0, 1]) > 0.8
+
+
+def test_the_sign_of_two_opposite_items_is_the_first_ones():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=80)
+    rows = pd.DataFrame({"bad": x + rng.normal(size=80), "good": -x + rng.normal(size=80)})
+    assert all(fit_battery(rows.sample(60, random_state=k), ["bad", "good"]).loadings[0] > 0 for k in range(10))
+
+
 def test_item_that_does_not_vary_counts_for_nothing():
     rows = make_people(**ITEMS, item_4=3.0).rows
     with_it = fit_battery(rows, [*BATTERY["battery"], "item_4"])

@@ -14,6 +14,7 @@ from sepclr_med.analysis.subtype_criteria import silhouette
 from sepclr_med.analysis.subtype_gap import measure_gap, valley_depth
 from sepclr_med.analysis.subtype_models import fit_groups
 from sepclr_med.analysis.subtypes import Subtypes, find_subtypes
+from sepclr_med.analysis.subtyping import _follow_nuisances
 from sepclr_med.errors import ManifestError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -273,3 +274,11 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_groups_that_are_sites_are_said_to_be():
+    group = pd.Series(["group_1"] * 40 + ["group_2"] * 40)
+    rows = pd.DataFrame({"site": ["a"] * 38 + ["b"] * 42, "sex": ["F", "M"] * 40})
+    said = _follow_nuisances(group, rows)
+    assert len(said) == 1
+    assert "follow site" in said[0]

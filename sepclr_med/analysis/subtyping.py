@@ -18,6 +18,8 @@ from sepclr_med.analysis.subtypes import Subtypes, find_subtypes
 from sepclr_med.errors import ManifestError
 
 SMALLEST_GROUP = 5
+NUISANCES = ("site", "scanner", "sex")
+LEVEL, MUCH = 0.05, 0.3
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def study_subtypes(
     tables = {"subtypes": pd.concat([ids, assigned], axis=1), "subtypes_criteria": subtypes.criteria}
     facts = {**subtypes.to_dict(), "fitted_on": "training targets" if training.any() else "all targets"}
     if subtypes.n_groups > 1:
+        for warning in _follow_nuisances(assigned["group"], people.rows[people.is_target]):
+            facts["verdict"] += f" {warning}"
         links = _link_groups(found, subtypes, described, measures)
         tables |= {"subtypes_links": links} if len(links) else {}
     return SubtypeStudy(facts, tables)
@@ -95,6 +99,24 @@ def assign_subtypes(facts_file: str | Path, salient: pd.DataFrame) -> pd.DataFra
     means = mean_factors(salient)
     assigned = Subtypes.from_dict(facts).assign(means.reset_index(drop=True))
     return pd.concat([means.index.to_series(name="participant_id").reset_index(drop=True), assigned], axis=1)
+
+
+def _follow_nuisances(group: pd.Series, rows: pd.DataFrame) -> list[str]:
+    """Say where groups are much the same as sites, scanners or sexes."""
+    from scipy.stats import chi2_contingency
+    from scipy.stats.contingency import association
+
+    said = []
+    for name in (name for name in NUISANCES if name in rows):
+        counts = pd.crosstab(group.to_numpy(), rows[name].to_numpy()).to_numpy()
+        if min(counts.shape) < 2:
+            continue
+        strength, p_value = association(counts, method="cramer"), chi2_contingency(counts, correction=False).pvalue
+        if strength > MUCH and p_value < LEVEL / len(NUISANCES):
+            said.append(
+                f"But the groups follow {name} (Cramer's V {strength:.2f}, p {p_value:.1g}): they may be no more."
+            )
+    return said
 
 
 def _link_groups(

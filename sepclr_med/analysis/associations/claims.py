@@ -49,6 +49,9 @@ def describe_links(links: pd.DataFrame, settings: Mapping[str, Any]) -> list[dic
     clinical_first = links.sort_values("family", key=lambda family: family == "shared", kind="stable")
     for variable, rows in clinical_first.groupby("variable", sort=False):
         is_whole = rows["factor"].str.endswith(WHOLE)
+        # One sentence takes the best of several sets of tests, each corrected on its own.
+        sets = (rows["space"].astype(str) + is_whole.astype(str))[rows["p_value"].notna()] if "space" in rows else []
+        rows = rows.assign(p_fdr=(rows["p_fdr"] * max(1, len(set(sets)))).clip(upper=1))
         level, text = _say_factors(str(variable), rows[~is_whole], within)
         for _, row in rows[is_whole & rows["p_value"].notna()].iterrows():
             level = "good" if level == "info" and row["p_fdr"] <= LEVEL else level
