@@ -16,7 +16,7 @@ MIN_ROWS = 3
 
 
 class CanonicalFactors:
-    r"""Principal axes of a space, or a varimax rotation of the leading ones, with a sign that is always the same.
+    r"""Principal axes of a space, or a varimax rotation of the leading ones, signed by their largest loading.
 
     A contrastive space is defined up to a rotation: another seed gives other axes for the same space. The principal
     axes of target rows are the same whatever the rotation. With centre :math:`m` and orthonormal loadings :math:`L`
