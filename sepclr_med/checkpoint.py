@@ -117,6 +117,7 @@ def build_network(config: Config, in_channels: int = 1) -> SepCLRNetwork:
         in_channels,
         config.network.width,
         config.network.head_hidden,
+        config.network.norm,
     )
 
 

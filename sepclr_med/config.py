@@ -108,6 +108,9 @@ class VolumesConfig(Section):
     """What an unreadable image does: stop with all of them named, or skip them, named and counted."""
     n_jobs: Literal[-1] | Annotated[int, Field(ge=1)] = -1
     """Images preprocessed at a time; -1 means one per core."""
+    resident_share: float = Field(0.5, ge=0, le=1)
+    """Share of a GPU's free memory that preprocessed volumes may take. A cohort that takes more is read ahead from the
+    cache file instead, as always on CPUs."""
 
 
 class ViewsConfig(Section):
@@ -190,6 +193,9 @@ class NetworkConfig(Section):
     """Channels of the first stage of ``small``."""
     head_hidden: int = Field(128, ge=1)
     """Hidden units of the heads."""
+    norm: Literal["batch", "group"] = "batch"
+    """Normalisation: ``batch`` as in the paper; ``group`` treats each image alone, so that neither ``micro_batch`` nor
+    the number of processes changes the mathematics."""
 
 
 class TrainingConfig(Section):
@@ -207,11 +213,26 @@ class TrainingConfig(Section):
     """Share of all steps in which the learning rate rises."""
     gradient_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
+    micro_batch: int | None = Field(None, ge=2)
+    """Images per process that are in memory at a time; none means all of a step. The loss is still that of the whole
+    ``batch_size`` (gradient caching), for one more forward pass."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    """``auto``: bf16-mixed on GPUs that have it, 32-true elsewhere. CPUs take 32-true only."""
+    """``auto``: bf16-mixed on GPUs that have it, 32-true elsewhere. On a CPU bf16-mixed is tried on a small network
+    first and refused when its gradients are wrong on this machine."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; ``auto`` takes a GPU where there is one."""
+    devices: int | None = Field(None, ge=1)
+    """Processes per node, each on a GPU of its own (or sharing the CPU); none means what torchrun or SLURM started,
+    else one."""
+    num_nodes: int | None = Field(None, ge=1)
+    """Machines; none means what torchrun or SLURM started, else one."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of torch; none leaves its own choice."""
+    """CPU threads of each process; none shares the cores this job may use among the processes of a node."""
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """``default``: torch.compile fuses the encoders' kernels, which costs a minute or more at the start;
+    ``reduce-overhead`` adds CUDA graphs."""
+    checkpoint_activations: bool = False
+    """Keep the inputs of blocks only and compute the rest again in the backward pass: less memory, a third more time."""
     seed: int = Field(0, ge=0)
     """Seed of weights, batches and views."""
     validate_every: int = Field(5, ge=1)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from monai.networks import nets
+from monai.networks.nets.densenet import _DenseLayer
+from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from torch.nn.modules.batchnorm import _BatchNorm
 
 ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
 
 BACKBONES = ("small", "resnet10", "resnet18", "resnet50", "densenet121")
+NORMS = ("batch", "group")
+LARGEST_NUMBER_OF_GROUPS = 8
+BLOCKS = (ResNetBlock, ResNetBottleneck, _DenseLayer)
 
 
 class Embeddings(NamedTuple):
@@ -23,7 +37,7 @@ class Embeddings(NamedTuple):
 
 
 def build_backbone(
-    name: str, n_features: int, spatial_dims: int = 3, in_channels: int = 1, width: int = 8
+    name: str, n_features: int, spatial_dims: int = 3, in_channels: int = 1, width: int = 8, norm: str = "batch"
 ) -> nn.Module:
     """Return an encoder from images to a representation.
 
@@ -39,6 +53,9 @@ def build_backbone(
         Channels of the input.
     width : int, default=8
         Channels of the first stage of ``small``; doubled at each stage.
+    norm : {"batch", "group"}, default="batch"
+        Normalisation between convolutions. Group normalisation (8 groups, or as many as divide the width) treats each
+        image alone, so that nothing depends on how a batch is divided.
 
     Returns
     -------
@@ -48,16 +65,22 @@ def build_backbone(
     Raises
     ------
     ValueError
-        For an unknown name.
+        For an unknown name or normalisation.
 
     Examples
     --------
     >>> build_backbone("small", 5)(torch.zeros(2, 1, 16, 20, 16)).shape
     torch.Size([2, 5])
     """
+    if norm not in NORMS:
+        raise ValueError(f'unknown normalisation "{norm}"; allowed: {", ".join(NORMS)}')
+    groups = math.gcd(LARGEST_NUMBER_OF_GROUPS, width) if name == "small" else LARGEST_NUMBER_OF_GROUPS
+    layers = ("group", {"num_groups": groups}) if norm == "group" else norm
     if name == "densenet121":
-        return nets.DenseNet121(spatial_dims=spatial_dims, in_channels=in_channels, out_channels=n_features)
-    common = {"spatial_dims": spatial_dims, "n_input_channels": in_channels, "num_classes": n_features}
+        sizes = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": n_features}
+        return nets.DenseNet121(**sizes, norm=layers)
+    common: dict[str, Any] = {"n_input_channels": in_channels, "num_classes": n_features}
+    common |= {"spatial_dims": spatial_dims, "norm": layers}
     if name == "small":
         planes = [width, 2 * width, 4 * width, 8 * width]
         return nets.ResNet("basic", [1, 1, 1, 1], planes, conv1_t_size=3, conv1_t_stride=2, no_max_pool=True, **common)
@@ -66,17 +89,18 @@ def build_backbone(
     return getattr(nets, name)(conv1_t_stride=2, **common)
 
 
-def build_head(n_features: int, hidden: int = 128) -> nn.Sequential:
+def build_head(n_features: int, hidden: int = 128, norm: str = "batch") -> nn.Sequential:
     """Return the projector of the paper: ``d -> hidden -> batch norm -> ReLU -> d``.
+
+    With ``norm="group"`` layer normalisation stands for batch normalisation, so that each row is treated alone.
 
     Examples
     --------
     >>> build_head(4)(torch.zeros(3, 4)).shape
     torch.Size([3, 4])
     """
-    return nn.Sequential(
-        nn.Linear(n_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, n_features)
-    )
+    layer = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
+    return nn.Sequential(nn.Linear(n_features, hidden), layer, nn.ReLU(inplace=True), nn.Linear(hidden, n_features))
 
 
 class SepCLRNetwork(nn.Module):
@@ -95,6 +119,8 @@ class SepCLRNetwork(nn.Module):
         First-stage channels of ``small``.
     head_hidden : int, default=128
         Hidden units of the heads.
+    norm : {"batch", "group"}, default="batch"
+        As for :func:`build_backbone`, in the heads as for :func:`build_head`.
 
     Examples
     --------
@@ -112,12 +138,13 @@ class SepCLRNetwork(nn.Module):
         in_channels: int = 1,
         width: int = 8,
         head_hidden: int = 128,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
-        self.common_encoder = build_backbone(backbone, common_dim, spatial_dims, in_channels, width)
-        self.salient_encoder = build_backbone(backbone, salient_dim, spatial_dims, in_channels, width)
-        self.common_head = build_head(common_dim, head_hidden)
-        self.salient_head = build_head(salient_dim, head_hidden)
+        self.common_encoder = build_backbone(backbone, common_dim, spatial_dims, in_channels, width, norm)
+        self.salient_encoder = build_backbone(backbone, salient_dim, spatial_dims, in_channels, width, norm)
+        self.common_head = build_head(common_dim, head_hidden, norm)
+        self.salient_head = build_head(salient_dim, head_hidden, norm)
 
     def forward(self, common_input: Tensor, salient_input: Tensor) -> Embeddings:
         """Embed a batch; the two encoders may see two renderings of the same images.
@@ -151,3 +178,50 @@ def channels_last(content: ModuleOrTensor) -> ModuleOrTensor:
     kernels = [p for p in content.parameters() if p.ndim > 2]
     layout = torch.channels_last if kernels[0].ndim == 4 else torch.channels_last_3d
     return content.to(memory_format=layout)
+
+
+@contextmanager
+def running_statistics_frozen(network: nn.Module) -> Iterator[None]:
+    """Let batch norm layers normalise as in training without counting this pass in their running statistics.
+
+    Examples
+    --------
+    >>> layer = nn.BatchNorm1d(2)
+    >>> with running_statistics_frozen(layer):
+    ...     _ = layer(torch.ones(3, 2))
+    >>> layer.running_mean
+    tensor([0., 0.])
+    """
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def checkpoint_activations(network: nn.Module) -> None:
+    """Make every residual or dense block keep its input only, and run again in the backward pass.
+
+    Memory of activations falls several times for about a third more computation; values, gradients, running statistics
+    and the names of weights stay.
+
+    Examples
+    --------
+    >>> network = SepCLRNetwork("small", width=2)
+    >>> checkpoint_activations(network)
+    >>> "common_encoder.layer1.0.conv1.weight" in network.state_dict()
+    True
+    """
+
+    def contexts() -> tuple[Any, Any]:
+        # Running statistics would count every batch twice.
+        return nullcontext(), running_statistics_frozen(network)
+
+    apply_activation_checkpointing(
+        network,
+        checkpoint_wrapper_fn=partial(checkpoint_wrapper, context_fn=contexts),
+        check_fn=lambda module: isinstance(module, BLOCKS),
+    )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sepclr_med.config import ViewsConfig
-from sepclr_med.volumes.views import draw_views
+from sepclr_med.volumes.views import apply_views, draw_parameters, draw_views
 
 PARTS = ("affine", "flip", "elastic", "crop", "intensity", "gamma", "bias_field", "noise", "blur", "cutout")
 NOTHING = dict.fromkeys(PARTS, 0.0)
@@ -108,7 +108,7 @@ def test_the_blur_matches_scipy(volumes):
     from sepclr_med.volumes.views import _blur
 
     sigma = torch.tensor([[0.5], [1.0], [1.5], [2.0]])
-    blurred = _blur(volumes, sigma)
+    blurred = _blur(volumes, sigma, reach=6)
     inner = (slice(4, -4),) * 3
     for index, value in enumerate(sigma.flatten().tolist()):
         radius = int(3 * 2.0 + 0.5)
@@ -121,3 +121,30 @@ def test_images_of_two_dimensions_work():
     seen = views_of(images, **dict.fromkeys(NOTHING, 1.0))
     assert seen.shape == images.shape
     assert torch.isfinite(seen).all()
+
+
+@pytest.mark.parametrize("parts", [[[0], [1], [2], [3]], [[3, 1], [0, 2]]])
+def test_parts_of_a_batch_get_the_views_of_the_whole(volumes, parts):
+    views = ViewsConfig(**dict.fromkeys(NOTHING, 1.0))
+    parameters = draw_parameters(len(volumes), tuple(volumes.shape[1:]), views, torch.Generator().manual_seed(3))
+    whole = apply_views(volumes, parameters)
+    for part in map(torch.tensor, parts):
+        torch.testing.assert_close(apply_views(volumes[part], parameters.take(part)), whole[part])
+
+
+def test_the_noise_is_white_and_differs_between_views():
+    volumes = torch.zeros(40, 1, 12, 12, 12)
+    volumes[:, :, ::2] = 2.0
+    noise = (views_of(volumes, noise=1.0, noise_std=1.0) - volumes).flatten(1)
+    noise = noise / noise.std(dim=1, keepdim=True)
+    assert noise.mean().abs() < 0.02
+    torch.testing.assert_close(noise.pow(4).mean(), torch.tensor(3.0), atol=0.15, rtol=0)
+    assert (noise[:, 1:] * noise[:, :-1]).mean(dim=1).abs().max() < 0.12
+    between = torch.corrcoef(noise) - torch.eye(40)
+    assert between.abs().max() < 0.12
+
+
+def test_the_callers_volumes_are_left_as_they_are(volumes):
+    before = volumes.clone()
+    views_of(volumes, **dict.fromkeys(NOTHING, 1.0))
+    assert torch.equal(volumes, before)

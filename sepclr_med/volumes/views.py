@@ -1,17 +1,67 @@
 """Random views of a whole batch at once, on the batch's device.
 
-Every part draws one set of parameters per volume from the given generator and acts on all volumes in a few kernels. A
-part whose probability is zero costs nothing. Rotation, scaling, shift, flip, resized crop and elastic deformation are
-one interpolation.
+:func:`draw_parameters` draws everything random, one set per volume; :func:`apply_views` acts on all volumes in a few
+kernels. The two are apart so that the parts of a batch, on one device or several, get the views the whole batch would
+get. A part whose probability is zero costs nothing. Rotation, scaling, shift, flip, resized crop and elastic
+deformation are one interpolation. Nothing here waits for the device.
 """
 
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from sepclr_med.config import ViewsConfig
+
+# Noise of a batch is cut from this many volumes of white noise: generators are serial on CPUs.
+NOISE_VOLUMES = 8
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """What one random view of each of n volumes is made with; None where a part is off.
+
+    Parameters
+    ----------
+    control_points : Tensor (n, *controls, d) or None
+        Where control points of the view lie in the volume, in [-1, 1], last array axis first as in ``grid_sample``.
+    blur_sigma : Tensor (n, 1) or None
+        Voxels; zero leaves a volume as it is.
+    bias : Tensor (n, 1, 3, ...) or None
+        Logarithm of the bias field at its control points.
+    gamma, gain, shift, noise_level : Tensor (n, 1) or None
+        Exponent, factor, and standard deviations of the volume.
+    noise_start : Tensor (n,) or None
+        Where a volume's noise begins in ``noise``.
+    cutout_centre, cutout_half : Tensor (n, d) or None
+        Voxels.
+    noise : Tensor (m,) or None
+        White noise, shared by all volumes.
+    blur_reach : int
+        Half the edge of the blur's kernel, in voxels.
+    """
+
+    control_points: Tensor | None = None
+    blur_sigma: Tensor | None = None
+    bias: Tensor | None = None
+    gamma: Tensor | None = None
+    gain: Tensor | None = None
+    shift: Tensor | None = None
+    noise_level: Tensor | None = None
+    noise_start: Tensor | None = None
+    cutout_centre: Tensor | None = None
+    cutout_half: Tensor | None = None
+    noise: Tensor | None = None
+    blur_reach: int = 0
+
+    def take(self, rows: Tensor) -> ViewParameters:
+        """Return the parameters of some of the volumes, by their numbers on the same device."""
+        per_volume = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("noise", "blur_reach")}
+        return replace(self, **{name: value[rows] for name, value in per_volume.items() if value is not None})
 
 
 def draw_views(volumes: Tensor, views: ViewsConfig, generator: Generator) -> Tensor:
@@ -38,28 +88,101 @@ def draw_views(volumes: Tensor, views: ViewsConfig, generator: Generator) -> Ten
     >>> torch.equal(draw_views(volumes, still, torch.Generator()), volumes)
     True
     """
-    draw = _Draw(volumes, generator)
+    return apply_views(volumes, draw_parameters(volumes.shape[0], tuple(volumes.shape[1:]), views, generator))
+
+
+def draw_parameters(n: int, shape: tuple[int, ...], views: ViewsConfig, generator: Generator) -> ViewParameters:
+    """Draw what ``n`` views are made with, on the generator's device.
+
+    Parameters
+    ----------
+    n : int
+        Number of views.
+    shape : tuple of int
+        Channels and voxels of a volume, (C, X, Y) or (C, X, Y, Z).
+    views : ViewsConfig
+        Probabilities and ranges.
+    generator : torch.Generator
+        The parameters depend on its state only.
+
+    Returns
+    -------
+    ViewParameters
+
+    Examples
+    --------
+    >>> parameters = draw_parameters(6, (1, 8, 10, 8), ViewsConfig(), torch.Generator().manual_seed(0))
+    >>> volumes = torch.rand(6, 1, 8, 10, 8)
+    >>> part = torch.tensor([4, 1])
+    >>> torch.allclose(apply_views(volumes[part], parameters.take(part)), apply_views(volumes, parameters)[part])
+    True
+    """
+    draw = _Draw(n, shape[1:], generator)
+    drawn: dict[str, Tensor] = {}
     if views.affine or views.flip or views.crop or views.elastic:
-        volumes = _resample(volumes, _draw_affine(draw, views), _draw_displacement(draw, views))
+        drawn["control_points"] = _draw_control_points(draw, views)
     if views.blur:
-        volumes = _blur(volumes, draw.uniform(views.blur_sigma / 4, views.blur_sigma, 1) * draw.chosen(views.blur))
+        drawn["blur_sigma"] = draw.uniform(views.blur_sigma / 4, views.blur_sigma, 1) * draw.chosen(views.blur)
     if views.bias_field:
-        volumes = volumes * _draw_bias_field(draw, views)
+        field = draw.symmetric(views.bias_strength, 1, *[3] * draw.spatial_dims)
+        drawn["bias"] = field * _over_voxels(draw.chosen(views.bias_field), field)
     if views.gamma:
-        volumes = _gamma(volumes, (draw.symmetric(views.gamma_range, 1) * draw.chosen(views.gamma)).exp())
-    if views.intensity or views.noise:
-        volumes = _change_intensity(volumes, draw, views)
+        drawn["gamma"] = (draw.symmetric(views.gamma_range, 1) * draw.chosen(views.gamma)).exp()
+    if views.intensity:
+        chosen = draw.chosen(views.intensity)
+        drawn["gain"] = 1 + draw.symmetric(views.intensity_scale, 1) * chosen
+        drawn["shift"] = draw.symmetric(views.intensity_shift, 1) * chosen
+    if views.noise:
+        voxels = torch.Size(shape).numel()
+        spare = voxels * (max(2, min(n, NOISE_VOLUMES)) - 1)
+        drawn["noise_level"] = draw.uniform(0, views.noise_std, 1) * draw.chosen(views.noise)
+        drawn["noise_start"] = torch.randint(spare + 1, (n,), generator=generator, device=generator.device)
+        drawn["noise"] = torch.randn(voxels + spare, generator=generator, device=generator.device)
     if views.cutout:
-        volumes = volumes * _draw_cutout(draw, views)
+        size = _lengths(draw.shape, draw.device)
+        drawn["cutout_half"] = views.cutout_size * size / 2 * draw.chosen(views.cutout)
+        drawn["cutout_centre"] = draw.uniform(0, 1, draw.spatial_dims) * size
+    return ViewParameters(**drawn, blur_reach=max(1, int(3 * views.blur_sigma + 0.5)))
+
+
+def apply_views(volumes: Tensor, parameters: ViewParameters) -> Tensor:
+    """Return the view of every volume that the parameters describe.
+
+    Parameters
+    ----------
+    volumes : Tensor of shape (n, C, X, Y) or (n, C, X, Y, Z)
+        As for :func:`draw_views`; left as they are.
+    parameters : ViewParameters
+        One set per volume, from :func:`draw_parameters`.
+
+    Returns
+    -------
+    Tensor
+        Same shape.
+    """
+    given = parameters
+    if given.control_points is not None:
+        volumes = F.grid_sample(volumes, _sampling_grid(given.control_points, volumes.shape[2:]), align_corners=False)
+    if given.blur_sigma is not None:
+        volumes = _blur(volumes, given.blur_sigma, given.blur_reach)
+    if given.bias is not None:
+        mode = "trilinear" if volumes.ndim == 5 else "bilinear"
+        volumes = volumes * F.interpolate(given.bias, size=volumes.shape[2:], mode=mode, align_corners=True).exp()
+    if given.gamma is not None:
+        volumes = _gamma(volumes, given.gamma)
+    if given.gain is not None or given.noise is not None:
+        volumes = _change_intensity(volumes, given)
+    if given.cutout_half is not None:
+        volumes = volumes.masked_fill(_box(volumes, given.cutout_centre, given.cutout_half), 0)
     return volumes
 
 
 class _Draw:
     """Per-volume random numbers of one batch."""
 
-    def __init__(self, volumes: Tensor, generator: Generator):
-        self.n, self.shape = volumes.shape[0], tuple(volumes.shape[2:])
-        self.spatial_dims, self.device, self.generator = len(self.shape), volumes.device, generator
+    def __init__(self, n: int, shape: tuple[int, ...], generator: Generator):
+        self.n, self.shape = n, shape
+        self.spatial_dims, self.device, self.generator = len(shape), generator.device, generator
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         drawn = torch.rand(self.n, *shape, generator=self.generator, device=self.device)
@@ -71,56 +194,95 @@ class _Draw:
     def chosen(self, probability: float) -> Tensor:
         return (self.uniform(0, 1, 1) < probability).float()
 
-    def over_voxels(self, values: Tensor) -> Tensor:
-        return values.reshape(self.n, *[1] * (self.spatial_dims + 1))
+
+def _over_voxels(values: Tensor, volumes: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (volumes.ndim - 1))
 
 
-def _draw_affine(draw: _Draw, views: ViewsConfig) -> Tensor:
-    """Return (B, d, d + 1) maps from output to input coordinates, both in [-1, 1], axes in array order."""
-    d = draw.spatial_dims
+# Constants are kept on the device: copying a few numbers there would wait for all its work.
+@functools.lru_cache(maxsize=64)
+def _lengths(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(shape, dtype=torch.float32, device=device)
+
+
+@functools.lru_cache(maxsize=8)
+def _turns(d: int, device: torch.device) -> Tensor:
+    """Return the antisymmetric matrix of each plane of rotation, (d (d - 1) / 2, d, d)."""
+    first, second = torch.triu_indices(d, d, offset=1)
+    turns = torch.zeros(len(first), d, d)
+    turns[torch.arange(len(first)), first, second] = 1
+    return (turns - turns.mT).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _control_grid(shape: tuple[int, ...], controls: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return coordinates in [-1, 1] of control points from the first voxel's centre to the last's, (*controls, d)."""
+    edges = [1 - 1 / length for length in shape]
+    axes = [torch.linspace(-edge, edge, n) for edge, n in zip(edges, controls, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).to(device)
+
+
+@functools.lru_cache(maxsize=32)
+def _linear_weights(length: int, n_controls: int, device: torch.device) -> Tensor:
+    """Return the (length, n_controls) weights of linear interpolation between control points."""
+    positions = torch.linspace(0, n_controls - 1, length)
+    return (1 - (positions[:, None] - torch.arange(n_controls)).abs()).clamp(min=0).to(device)
+
+
+def _draw_control_points(draw: _Draw, views: ViewsConfig) -> Tensor:
+    d, size = draw.spatial_dims, _lengths(draw.shape, draw.device)
+    controls = (2,) * d
+    if views.elastic:
+        controls = tuple(max(4, round(length / views.elastic_length) + 1) for length in draw.shape)
+    matrix, shift = _draw_affine(draw, views)
+    flat = _control_grid(draw.shape, controls, draw.device).reshape(-1, d)
+    points = torch.einsum("nij,pj->npi", matrix, flat) + shift[:, None, :]
+    if views.elastic:
+        strength = draw.uniform(0, views.elastic_std, 1) * draw.chosen(views.elastic)
+        moves = torch.randn(points.shape, generator=draw.generator, device=draw.device)
+        points = points + moves * strength[:, :, None] * (2 / size)
+    return points.flip(-1).reshape(draw.n, *controls, d)
+
+
+def _draw_affine(draw: _Draw, views: ViewsConfig) -> tuple[Tensor, Tensor]:
+    """Return matrices (n, d, d) and shifts (n, d) from output to input coordinates, both in [-1, 1]."""
+    d, size = draw.spatial_dims, _lengths(draw.shape, draw.device)
     moved, cropped = draw.chosen(views.affine), draw.chosen(views.crop)
     angles = draw.symmetric(torch.pi * views.rotation / 180, d * (d - 1) // 2) * moved
-    # The exponential of an antisymmetric matrix is a rotation in any number of dimensions.
-    skew = torch.zeros(draw.n, d, d, device=draw.device)
-    first, second = torch.triu_indices(d, d, offset=1)
-    skew[:, first, second], skew[:, second, first] = angles, -angles
     edge = 1 - draw.uniform(0, 1 - views.crop_scale, 1) * cropped
     scaling = (1 + draw.symmetric(views.scaling, d) * moved) * edge
     mirror = torch.ones(draw.n, d, device=draw.device)
     mirror[:, :1] = 1 - 2 * draw.chosen(views.flip)
     shift = draw.symmetric(2 * views.translation, d) * moved + draw.symmetric(1, d) * (1 - edge)
     # Rotate in voxels, not in [-1, 1]: a rotation must not shear a grid with unequal edges.
-    size = torch.tensor(draw.shape, device=draw.device, dtype=torch.float32)
-    matrix = torch.matrix_exp(skew) * size / size[:, None] * (scaling * mirror)[:, None, :]
-    return torch.cat([matrix, shift[:, :, None]], dim=2)
+    matrix = _rotation(angles, d) * size / size[:, None] * (scaling * mirror)[:, None, :]
+    return matrix, shift
 
 
-def _draw_displacement(draw: _Draw, views: ViewsConfig) -> Tensor | None:
-    """Return a smooth displacement of every voxel in [-1, 1] coordinates, shape (B, d, X, Y, Z)."""
-    if not views.elastic:
-        return None
-    size = torch.tensor(draw.shape, device=draw.device, dtype=torch.float32)
-    controls = [max(4, round(length / views.elastic_length) + 1) for length in draw.shape]
-    coarse = torch.randn(draw.n, draw.spatial_dims, *controls, generator=draw.generator, device=draw.device)
-    strength = draw.over_voxels(draw.uniform(0, views.elastic_std, 1) * draw.chosen(views.elastic))
-    coarse = coarse * strength * (2 / size).reshape(1, -1, *[1] * draw.spatial_dims)
-    mode = "trilinear" if draw.spatial_dims == 3 else "bilinear"
-    return F.interpolate(coarse, size=draw.shape, mode=mode, align_corners=True)
+def _rotation(angles: Tensor, d: int) -> Tensor:
+    """Return the exponential of the antisymmetric matrix of the angles, by Rodrigues' formula (d = 2 or 3)."""
+    skew = torch.einsum("na,aij->nij", angles, _turns(d, angles.device))
+    angle = angles.norm(dim=1)[:, None, None]
+    half = torch.sinc(angle / (2 * torch.pi))
+    return torch.eye(d, device=angles.device) + torch.sinc(angle / torch.pi) * skew + half.square() / 2 * (skew @ skew)
 
 
-def _resample(volumes: Tensor, affine: Tensor, displacement: Tensor | None) -> Tensor:
-    d = affine.shape[1]
-    # grid_sample orders coordinates from the last array axis to the first.
-    affine = torch.cat([affine[:, :, :d].flip(1, 2), affine[:, :, d:].flip(1)], dim=2)
-    grid = F.affine_grid(affine, list(volumes.shape), align_corners=False)
-    if displacement is not None:
-        grid = grid + displacement.flip(1).movedim(1, -1)
-    return F.grid_sample(volumes, grid, align_corners=False)
+def _sampling_grid(points: Tensor, shape: torch.Size) -> Tensor:
+    """Interpolate control points linearly to every voxel: (n, *controls, d) to (n, X, Y, Z, d).
+
+    An affine map is linear between control points, so it costs nothing beside the elastic deformation.
+    """
+    for axis, length in reversed(list(enumerate(shape, start=1))):
+        weights = _linear_weights(length, points.shape[axis], points.device)
+        before, after = points.shape[:axis], points.shape[axis + 1 :]
+        # The weights act on one axis; a batched product keeps the result in the layout grid_sample reads.
+        flat = points.reshape(before.numel(), points.shape[axis], after.numel())
+        points = torch.matmul(weights, flat).reshape(*before, length, *after)
+    return points
 
 
-def _blur(volumes: Tensor, sigma: Tensor) -> Tensor:
+def _blur(volumes: Tensor, sigma: Tensor, reach: int) -> Tensor:
     n, channels, *shape = volumes.shape
-    reach = max(1, int(3 * float(sigma.max()) + 0.5))
     offsets = torch.arange(-reach, reach + 1, device=volumes.device)
     # A vanishing sigma gives the identity kernel, so volumes that were not chosen pass unchanged.
     kernels = torch.softmax(-offsets.square() / (2 * sigma.square() + 1e-6), dim=1).repeat_interleave(channels, dim=0)
@@ -133,13 +295,6 @@ def _blur(volumes: Tensor, sigma: Tensor) -> Tensor:
     return flat.reshape(volumes.shape)
 
 
-def _draw_bias_field(draw: _Draw, views: ViewsConfig) -> Tensor:
-    coarse = draw.symmetric(views.bias_strength, 1, *[3] * draw.spatial_dims)
-    mode = "trilinear" if draw.spatial_dims == 3 else "bilinear"
-    field = F.interpolate(coarse, size=draw.shape, mode=mode, align_corners=True)
-    return (field * draw.over_voxels(draw.chosen(views.bias_field))).exp()
-
-
 def _gamma(volumes: Tensor, gamma: Tensor) -> Tensor:
     voxels = volumes.flatten(1)
     low, high = voxels.min(dim=1, keepdim=True).values, voxels.max(dim=1, keepdim=True).values
@@ -147,26 +302,22 @@ def _gamma(volumes: Tensor, gamma: Tensor) -> Tensor:
     return (((voxels - low) / width).clamp(min=1e-6) ** gamma * width + low).reshape(volumes.shape)
 
 
-def _change_intensity(volumes: Tensor, draw: _Draw, views: ViewsConfig) -> Tensor:
-    std = draw.over_voxels(volumes.flatten(1).std(dim=1))
-    chosen = draw.over_voxels(draw.chosen(views.intensity))
-    gain = 1 + draw.over_voxels(draw.symmetric(views.intensity_scale, 1)) * chosen
-    shift = draw.over_voxels(draw.symmetric(views.intensity_shift, 1)) * chosen
-    volumes = volumes * gain + shift * std
-    if views.noise:
-        level = draw.over_voxels(draw.uniform(0, views.noise_std, 1) * draw.chosen(views.noise))
-        noise = torch.randn(volumes.shape, generator=draw.generator, device=draw.device)
-        volumes = torch.addcmul(volumes, noise, level * std)
-    return volumes
+def _change_intensity(volumes: Tensor, given: ViewParameters) -> Tensor:
+    voxels = volumes.flatten(1)
+    std = voxels.std(dim=1, keepdim=True)
+    if given.gain is not None:
+        voxels = torch.addcmul(given.shift * std, voxels, given.gain)
+    if given.noise is not None:
+        noise = given.noise.unfold(0, voxels.shape[1], 1)[given.noise_start]
+        voxels = torch.addcmul(voxels, noise, given.noise_level * std)
+    return voxels.reshape(volumes.shape)
 
 
-def _draw_cutout(draw: _Draw, views: ViewsConfig) -> Tensor:
-    size = torch.tensor(draw.shape, device=draw.device)
-    half = views.cutout_size * size / 2 * draw.chosen(views.cutout)
-    centre = draw.uniform(0, 1, draw.spatial_dims) * size
-    inside = torch.ones(draw.n, 1, *draw.shape, dtype=torch.bool, device=draw.device)
-    for axis, length in enumerate(draw.shape):
-        position = torch.arange(length, device=draw.device) + 0.5
+def _box(volumes: Tensor, centre: Tensor, half: Tensor) -> Tensor:
+    """Return (n, 1, X, Y, Z), True inside the box of each volume."""
+    inside = torch.ones(len(volumes), *[1] * (volumes.ndim - 1), dtype=torch.bool, device=volumes.device)
+    for axis, length in enumerate(volumes.shape[2:]):
+        position = torch.arange(length, device=volumes.device) + 0.5
         within = (position - centre[:, axis, None]).abs() < half[:, axis, None]
-        inside = inside & within.reshape(draw.n, 1, *[length if a == axis else 1 for a in range(len(draw.shape))])
-    return (~inside).float()
+        inside = inside & within.reshape(-1, *[length if a == axis else 1 for a in range(-1, volumes.ndim - 2)])
+    return inside
