@@ -99,10 +99,14 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put the moments of :func:`optimiser_tensors` back."""
     whole = optimiser.state_dict()
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimiser."):
             _, index, name = key.split(".", 2)
+            like = parameters[int(index)]
+            # Fused optimisers walk through memory: moments must lie there as their parameters do, channels last or not.
+            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
             state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({**whole, "state": state})
 

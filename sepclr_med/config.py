@@ -232,7 +232,7 @@ class TrainingConfig(Section):
     """``default``: torch.compile fuses the encoders' kernels, which costs a minute or more at the start;
     ``reduce-overhead`` adds CUDA graphs."""
     checkpoint_activations: bool = False
-    """Keep the inputs of blocks only and compute the rest again in the backward pass: less memory, a third more time."""
+    """Keep only what enters each block and compute the rest again in the backward pass: less memory, more time."""
     seed: int = Field(0, ge=0)
     """Seed of weights, batches and views."""
     validate_every: int = Field(5, ge=1)

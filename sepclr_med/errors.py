@@ -70,6 +70,8 @@ class Problem:
 class UserError(ValueError):
     """A problem in the user's data, table, configuration or disk, not in the program."""
 
+    exit_code = 1
+
 
 class ProblemsError(UserError):
     """Several problems found in one pass, reported together.
@@ -104,6 +106,12 @@ class VolumeError(ProblemsError):
 
 class RunError(UserError):
     """A run folder or checkpoint that cannot be used for what was asked."""
+
+
+class PreemptedError(RunError):
+    """Training was told to stop, and its state is saved: the same command goes on. Exit code 75, for requeueing."""
+
+    exit_code = 75
 
 
 class TooFewError(UserError):

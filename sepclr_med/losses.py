@@ -270,7 +270,7 @@ class SepCLRLoss(nn.Module):
         salient_1, salient_2 : Tensor of shape (B, d_s)
             Salient heads of both views, not normalised.
         is_target : bool Tensor of shape (B,)
-            True for patients.
+            True for patients. On the CPU it costs no wait for the device.
 
         Returns
         -------
@@ -282,6 +282,7 @@ class SepCLRLoss(nn.Module):
             When the batch has no background or no target row: the salient uniformity would be unbounded or empty.
         """
         _require_both_groups(is_target)
+        is_target = is_target.to(common_1.device, non_blocking=True)
         tau = self.temperature
         teacher_1, teacher_2 = replace_background(salient_1, is_target), replace_background(salient_2, is_target)
         common_alignment = alignment(common_1, common_2, tau)

@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def report_progress(task: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+def report_progress(task: str, total: int, done: int = 0, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """Give a function to call after each unit of work, with an optional remark.
 
     Parameters
@@ -22,6 +22,8 @@ def report_progress(task: str, total: int, done: int = 0) -> Iterator[Callable[.
         Units of work.
     done : int, default=0
         Units done before.
+    quiet : bool, default=False
+        Say nothing, as all processes but the first should.
 
     Examples
     --------
@@ -29,6 +31,9 @@ def report_progress(task: str, total: int, done: int = 0) -> Iterator[Callable[.
     ...     advance()
     ...     advance("last image")
     """
+    if quiet:
+        yield lambda remark="": None
+        return
     if sys.stderr.isatty():
         with _bar(task, total, done) as advance:
             yield advance

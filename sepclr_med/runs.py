@@ -16,7 +16,11 @@ from sepclr_med.errors import RunError
 from sepclr_med.rundir import RunDir, write_json, write_text
 
 # They change where and how fast the work is done, or steps after training, never the weights.
-FREE_KEYS = ("volumes.cache_dir", "volumes.n_jobs", "training.accelerator", "evaluation.", "cohort.")
+FREE_KEYS = (
+    *("volumes.cache_dir", "volumes.n_jobs", "volumes.resident_share", "evaluation.", "cohort."),
+    *(f"training.{name}" for name in ("accelerator", "devices", "num_nodes", "threads", "micro_batch", "compile")),
+    "training.checkpoint_activations",
+)
 BOUND_KEYS = ("cohort.background", "cohort.target", "evaluation.voxel_pca_components")
 # What an interrupted start may have left.
 MADE_BEFORE_CONFIG = {"cohort", "check", "cache", "data", "logs"}

@@ -27,13 +27,19 @@ from sepclr_med.volumes.standardisation import Standardisation
 
 @dataclass
 class TrainingState:
-    """What a checkpoint brings back."""
+    """What a checkpoint brings back.
+
+    ``step`` counts the steps done in an unfinished epoch, of which ``totals`` and ``seconds`` are the sums so far.
+    """
 
     network: SepCLRNetwork
     optimiser: torch.optim.Optimizer
     hashes: dict[str, str]
     standardisation: Standardisation | None = None
     epoch: int = 0
+    step: int = 0
+    totals: list[float] | None = None
+    seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: float = math.inf
 
@@ -55,13 +61,14 @@ def save_state(run: RunDir, state: TrainingState, config: Config) -> None:
     shared = config.model_dump(mode="json", exclude={"cohort": True, "volumes": {"cache_dir"}})
     facts = {
         "epoch": state.epoch,
+        "unfinished": {"step": state.step, "totals": state.totals, "seconds": state.seconds},
         "model_id": weights_id(weights),
         "in_channels": next(state.network.common_encoder.parameters()).shape[1],
         **state.hashes,
         "config": shared,
         "history": state.history,
     }
-    latest = state.history[-1].get("val_total")
+    latest = state.history[-1].get("val_total") if state.history and not state.step else None
     if latest is not None and latest < state.best:
         state.best = latest
         save_checkpoint(run.checkpoint("best"), weights | fitted, {**facts, "best": state.best})
@@ -90,6 +97,8 @@ def restore_state(run: RunDir, state: TrainingState) -> None:
     restore_optimiser(state.optimiser, tensors)
     state.standardisation = saved_standardisation(tensors)
     state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]
+    unfinished = facts.get("unfinished", {"step": 0, "totals": None, "seconds": 0.0})
+    state.step, state.totals, state.seconds = unfinished["step"], unfinished["totals"], unfinished["seconds"]
 
 
 def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:

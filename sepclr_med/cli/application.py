@@ -28,7 +28,7 @@ def main() -> None:
         if traceback_wanted["yes"]:
             raise
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(getattr(error, "exit_code", 1)) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last finished step", file=sys.stderr)
         raise SystemExit(130) from None

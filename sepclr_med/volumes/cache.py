@@ -7,9 +7,11 @@ folder named after the parameters it was made with. So neither a changed file no
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,8 +68,27 @@ class CachedVolumes:
     spatial_size: tuple[int, ...]
     keys: tuple[str, ...]
 
-    def load(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the voxels in their file, so that other processes can be told of a cohort of any size."""
+        state = dict(self.__dict__)
+        if isinstance(self.array, np.memmap):
+            state["array"] = (str(self.array.filename), self.array.dtype.str, self.array.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["array"], tuple):
+            path, dtype, shape = state["array"]
+            state["array"] = np.memmap(path, dtype=dtype, mode="r", shape=shape)
+        self.__dict__.update(state)
+
+    def load(self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the volumes of manifest rows ``indices`` (counted from 0), in that order.
+
+        Parameters
+        ----------
+        indices : sequence of int
+        out : ndarray or None, default=None
+            Array of the result's shape and type to write to, instead of a new one.
 
         Returns
         -------
@@ -84,7 +105,15 @@ class CachedVolumes:
             fix = "take only rows where `rows` is not negative"
             skipped = [Problem("the image was skipped", row=int(i) + 2, fix=fix) for i in indices[rows < 0]]
             raise VolumeError(f"{len(skipped)} of the volumes asked for are not in the cache", skipped)
-        return np.asarray(self.array)[rows]
+        volumes = np.take(self.array, rows, axis=0, out=out, mode="clip")
+        self._let_pages_go()
+        return np.asarray(volumes)
+
+    def _let_pages_go(self) -> None:
+        """Let the system keep what was read, if it likes, but not count it as this process's memory."""
+        mapped = getattr(self.array, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def cache_volumes(

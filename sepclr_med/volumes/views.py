@@ -58,10 +58,15 @@ class ViewParameters:
     noise: Tensor | None = None
     blur_reach: int = 0
 
-    def take(self, rows: Tensor) -> ViewParameters:
-        """Return the parameters of some of the volumes, by their numbers on the same device."""
+    def take(self, rows: slice, n_views: int = 2) -> ViewParameters:
+        """Return the parameters of some images, where the n are ``n_views`` of every image, first views first."""
         per_volume = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("noise", "blur_reach")}
-        return replace(self, **{name: value[rows] for name, value in per_volume.items() if value is not None})
+        taken = {
+            name: value.unflatten(0, (n_views, -1))[:, rows].flatten(0, 1)
+            for name, value in per_volume.items()
+            if value is not None
+        }
+        return replace(self, **taken)
 
 
 def draw_views(volumes: Tensor, views: ViewsConfig, generator: Generator) -> Tensor:
@@ -113,8 +118,8 @@ def draw_parameters(n: int, shape: tuple[int, ...], views: ViewsConfig, generato
     --------
     >>> parameters = draw_parameters(6, (1, 8, 10, 8), ViewsConfig(), torch.Generator().manual_seed(0))
     >>> volumes = torch.rand(6, 1, 8, 10, 8)
-    >>> part = torch.tensor([4, 1])
-    >>> torch.allclose(apply_views(volumes[part], parameters.take(part)), apply_views(volumes, parameters)[part])
+    >>> part = apply_views(volumes[[1, 2, 4, 5]], parameters.take(slice(1, 3)))
+    >>> torch.allclose(part, apply_views(volumes, parameters)[[1, 2, 4, 5]])
     True
     """
     draw = _Draw(n, shape[1:], generator)

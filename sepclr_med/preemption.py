@@ -1,0 +1,61 @@
+"""A cluster that wants its machine back: SIGTERM or SIGUSR1 ends training after the current step, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from lightning_fabric import Fabric
+from torch import distributed
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class StopRequest:
+    """Whether any of the processes was told to stop.
+
+    Parameters
+    ----------
+    fabric : Fabric
+        Launched. All processes make this at the same time.
+    """
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.received = False
+        # Processes get signals at different times and must stop at the same step. A group on the CPU agrees without
+        # waiting for the device.
+        self.group = distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
+
+    def __call__(self) -> bool:
+        """Return whether to stop now, the same in all processes."""
+        if self.group is None:
+            return self.received
+        wanted = torch.tensor(int(self.received))
+        distributed.all_reduce(wanted, op=distributed.ReduceOp.MAX, group=self.group)
+        return bool(wanted)
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal; work goes on to the end of the step."""
+        self.received = True
+
+
+@contextmanager
+def listening(fabric: Fabric) -> Iterator[StopRequest]:
+    """Give a :class:`StopRequest` that hears signals inside the block.
+
+    Outside a program's main thread nothing can listen, and the signals keep their meaning.
+    """
+    request = StopRequest(fabric)
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request.receive) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
