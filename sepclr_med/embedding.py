@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from lightning_fabric import Fabric
+from torch import distributed
 
 from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights, saved_standardisation
 from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
-from sepclr_med.config import Config
+from sepclr_med.config import Config, TrainingConfig
+from sepclr_med.engine import on_first_process, start_processes
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
@@ -34,10 +38,12 @@ def embed(
     checkpoint: str | None = None,
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
+    devices: int | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Embed images with a trained run and write the tables as a BIDS derivative.
 
-    Needs the run folder only, not the training images.
+    Needs the run folder only, not the training images. Several processes (``devices``, torchrun or SLURM) share the
+    images; the first of them writes, in the manifest's order.
 
     Parameters
     ----------
@@ -53,6 +59,8 @@ def embed(
         Images per forward pass; it does not change the result.
     cache_dir : path or None, default=None
         Folder of preprocessed volumes; none means the run's.
+    devices : int or None, default=None
+        Processes on this machine; none means what torchrun or SLURM started, else one.
 
     Returns
     -------
@@ -82,11 +90,13 @@ def embed(
             "same `sepclr-med fit` command, or embed with --checkpoint best"
         )
     cache = Path(cache_dir) if cache_dir else cache_folder(run, config)
-    cached = cache_volumes(manifest, config.volumes, cache, config.network.spatial_dims)
+    fabric = start_processes(_for_embedding(config.training, devices))
+    cached = on_first_process(
+        fabric, lambda: cache_volumes(manifest, config.volumes, cache, config.network.spatial_dims)
+    )
     kept = np.flatnonzero(cached.rows >= 0)
-    device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
-    read = VolumeReader(cached, saved_standardisation(tensors), device)
-    factors = _embed_rows(run, config, tensors, facts["in_channels"], read, kept, batch_size)
+    read = VolumeReader(cached, saved_standardisation(tensors), fabric.device, config.volumes.resident_share)
+    factors = _embed_rows(fabric, run, config, tensors, facts["in_channels"], read, kept, batch_size)
     ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
     tables = {
         space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)
@@ -100,17 +110,36 @@ def embed(
         "Seed": config.training.seed,
     }
     folder = Path(output_dir) if output_dir else run.embeddings
+    told = [str(problem) for problem in cached.problems]
+    counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
+    counts["processes"] = fabric.world_size
+    on_first_process(fabric, lambda: _write(tables, folder, written, run, started, counts))
+    return tables
+
+
+def _for_embedding(training: TrainingConfig, devices: int | None) -> TrainingConfig:
+    # What a run was trained on need not be here, and float32 costs little without a backward pass.
+    accelerator = "cuda" if torch.cuda.is_available() and training.accelerator != "cpu" else "cpu"
+    here = {"accelerator": accelerator, "devices": devices, "num_nodes": None, "precision": "32-true"}
+    return training.model_copy(update=here)
+
+
+def _write(
+    tables: dict[str, pd.DataFrame],
+    folder: Path,
+    written: dict[str, Any],
+    run: RunDir,
+    started: datetime,
+    counts: dict[str, Any],
+) -> None:
     # What was derived from embeddings that are replaced here would no longer belong to them.
     embedding_path(folder, "canonical").unlink(missing_ok=True)
     write_embeddings(tables, folder, written)
-    told = [str(problem) for problem in cached.problems]
-    counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
     try:
         record_step(run.provenance, "embed", started, counts)
     except RunError as error:
         # A run shared read-only still embeds.
         logger.warning("not recorded: %s", error)
-    return tables
 
 
 def embeddings_are_current(run_dir: str | Path) -> bool:
@@ -126,6 +155,7 @@ def embeddings_are_current(run_dir: str | Path) -> bool:
 
 @torch.inference_mode()
 def _embed_rows(
+    fabric: Fabric,
     run: RunDir,
     config: Config,
     tensors: dict[str, torch.Tensor],
@@ -141,16 +171,31 @@ def _embed_rows(
     baseline, _ = load_checkpoint(run.voxel_pca)
     pca = VoxelPCA(baseline["mean"].to(read.device), baseline["components"].to(read.device))
     found: dict[str, list[np.ndarray]] = {"common": [], "salient": [], "voxel_pca": []}
-    starts = range(0, rows.size, batch_size)
-    with report_progress("embedding", len(starts)) as advance:
-        for start in starts:
-            volumes = read(rows[start : start + batch_size])
+    own = rows[fabric.global_rank :: fabric.world_size]
+    batches = [own[start : start + batch_size] for start in range(0, own.size, batch_size)]
+    progress = report_progress("embedding", len(batches), quiet=not fabric.is_global_zero)
+    with progress as advance:
+        for volumes in read.stream(batches):
             embeddings = network(volumes, volumes)
             found["common"].append(embeddings.common.cpu().numpy())
             found["salient"].append(embeddings.salient.cpu().numpy())
             found["voxel_pca"].append(pca(volumes).cpu().numpy())
             advance()
-    return {space: np.concatenate(parts) for space, parts in found.items()}
+    return {space: _in_order(fabric, parts, rows.size) for space, parts in found.items()}
+
+
+def _in_order(fabric: Fabric, parts: list[np.ndarray], n_rows: int) -> np.ndarray:
+    """Return the rows of all processes, of which each has every ``world_size``-th."""
+    own = np.concatenate(parts) if parts else None
+    if fabric.world_size == 1:
+        return own
+    gathered: list[np.ndarray | None] = [None] * fabric.world_size
+    distributed.all_gather_object(gathered, own)
+    whole = np.empty((n_rows, gathered[0].shape[1]), gathered[0].dtype)
+    for rank, rows in enumerate(gathered):
+        if rows is not None:
+            whole[rank :: fabric.world_size] = rows
+    return whole
 
 
 def _id_table(manifest: pd.DataFrame, run: RunDir, model_id: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from inspect import signature
 from typing import Any, TypeVar
 
 import joblib
@@ -15,6 +16,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElastic
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sepclr_med.config import TrainingConfig
 from sepclr_med.errors import UserError
@@ -26,6 +28,12 @@ Result = TypeVar("Result")
 LARGEST_BFLOAT16_ERROR = 0.2
 # The others wait while the first process preprocesses a cohort.
 LONGEST_WAIT = timedelta(days=2)
+# Newer torch calls `broadcast_buffers` otherwise and warns.
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else ("broadcast_buffers")
+)
 
 
 def start_processes(training: TrainingConfig) -> Fabric:
@@ -52,7 +60,7 @@ def start_processes(training: TrainingConfig) -> Fabric:
     # Buffers are averaged once per epoch instead: processes may make unequal numbers of passes between two steps.
     strategy: Any = "auto"
     if several:
-        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=LONGEST_WAIT)
+        strategy = DDPStrategy(**{SYNC_BUFFERS: False}, gradient_as_bucket_view=True, timeout=LONGEST_WAIT)
     try:
         fabric = Fabric(
             accelerator=training.accelerator,

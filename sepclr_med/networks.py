@@ -12,6 +12,7 @@ import torch
 from monai.networks import nets
 from monai.networks.nets.densenet import _DenseLayer
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
+from monai.networks.utils import replace_modules
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
@@ -54,8 +55,8 @@ def build_backbone(
     width : int, default=8
         Channels of the first stage of ``small``; doubled at each stage.
     norm : {"batch", "group"}, default="batch"
-        Normalisation between convolutions. Group normalisation (8 groups, or as many as divide the width) treats each
-        image alone, so that nothing depends on how a batch is divided.
+        Normalisation between convolutions. Group normalisation (8 groups, fewer where the channels are not a multiple)
+        treats each image alone, so that nothing depends on how a batch is divided.
 
     Returns
     -------
@@ -72,21 +73,30 @@ def build_backbone(
     >>> build_backbone("small", 5)(torch.zeros(2, 1, 16, 20, 16)).shape
     torch.Size([2, 5])
     """
-    if norm not in NORMS:
-        raise ValueError(f'unknown normalisation "{norm}"; allowed: {", ".join(NORMS)}')
-    groups = math.gcd(LARGEST_NUMBER_OF_GROUPS, width) if name == "small" else LARGEST_NUMBER_OF_GROUPS
-    layers = ("group", {"num_groups": groups}) if norm == "group" else norm
-    if name == "densenet121":
-        sizes = {"spatial_dims": spatial_dims, "in_channels": in_channels, "out_channels": n_features}
-        return nets.DenseNet121(**sizes, norm=layers)
-    common: dict[str, Any] = {"n_input_channels": in_channels, "num_classes": n_features}
-    common |= {"spatial_dims": spatial_dims, "norm": layers}
-    if name == "small":
-        planes = [width, 2 * width, 4 * width, 8 * width]
-        return nets.ResNet("basic", [1, 1, 1, 1], planes, conv1_t_size=3, conv1_t_stride=2, no_max_pool=True, **common)
     if name not in BACKBONES:
         raise ValueError(f'unknown backbone "{name}"; allowed: {", ".join(BACKBONES)}')
-    return getattr(nets, name)(conv1_t_stride=2, **common)
+    if norm not in NORMS:
+        raise ValueError(f'unknown normalisation "{norm}"; allowed: {", ".join(NORMS)}')
+    common = {"spatial_dims": spatial_dims, "n_input_channels": in_channels, "num_classes": n_features}
+    if name == "densenet121":
+        network = nets.DenseNet121(spatial_dims=spatial_dims, in_channels=in_channels, out_channels=n_features)
+    elif name == "small":
+        planes = [width, 2 * width, 4 * width, 8 * width]
+        stem = {"conv1_t_size": 3, "conv1_t_stride": 2, "no_max_pool": True}
+        network = nets.ResNet("basic", [1, 1, 1, 1], planes, **stem, **common)
+    else:
+        network = getattr(nets, name)(conv1_t_stride=2, **common)
+    if norm == "group":
+        _use_group_norm(network)
+    return network
+
+
+def _use_group_norm(network: nn.Module) -> None:
+    # MONAI's ResNet keeps batch norm in its first stage whatever its argument `norm` says.
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
+    for name, layer in layers:
+        n_groups = math.gcd(LARGEST_NUMBER_OF_GROUPS, layer.num_features)
+        replace_modules(network, name, nn.GroupNorm(n_groups, layer.num_features))
 
 
 def build_head(n_features: int, hidden: int = 128, norm: str = "batch") -> nn.Sequential:
@@ -192,14 +202,15 @@ def running_statistics_frozen(network: nn.Module) -> Iterator[None]:
     >>> layer.running_mean
     tensor([0., 0.])
     """
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
+    # Turning `track_running_stats` off would save other tensors for the backward pass than a pass that counts.
+    layers = [(m, m.momentum) for m in network.modules() if isinstance(m, _BatchNorm)]
+    for layer, _ in layers:
+        layer.momentum = 0.0
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for layer, momentum in layers:
+            layer.momentum = momentum
 
 
 def checkpoint_activations(network: nn.Module) -> None:

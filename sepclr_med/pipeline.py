@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,15 +18,16 @@ from sepclr_med.analysis.linking import link_run, strongest_factors
 from sepclr_med.anatomy.explanation import SENSITIVITIES, explain
 from sepclr_med.cohort.bids import find_images
 from sepclr_med.cohort.embeddings import SPACES, embedding_path
-from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
 from sepclr_med.cohort.simulate import simulate_with
 from sepclr_med.cohort.splits import assign_splits
-from sepclr_med.config import CohortConfig, Config, load_config
+from sepclr_med.config import CohortConfig, Config, dump_config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
-from sepclr_med.errors import ConfigError, ManifestError, Problem, TooFewError, UserError
+from sepclr_med.engine import process_grid
+from sepclr_med.errors import ConfigError, ManifestError, PreemptedError, Problem, RunError, TooFewError, UserError
 from sepclr_med.report.render import report
-from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table
+from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table, write_text
 from sepclr_med.runs import read_config, refuse_strangers
 from sepclr_med.training import fit
 
@@ -65,6 +69,7 @@ def run_recipe(
     config = load_config(recipe, overrides)
     run = RunDir(run_dir)
     refuse_strangers(run)
+    several = _several_processes(config)
     say("cohort")
     manifest = _read_cohort(config.cohort, Path(recipe).parent, run)
     say(f"check: {len(manifest)} images")
@@ -81,7 +86,10 @@ def run_recipe(
     counts = ", ".join(f"{n} {split}" for split, n in manifest["split"].value_counts().items())
     say(f"split: {counts}")
     say(f"fit: {config.training.epochs} epochs of {config.network.backbone}")
-    fit(manifest, config, run.path, overwrite)
+    if several:
+        _fit_apart(manifest, config, run, overwrite)
+    else:
+        fit(manifest, config, run.path, overwrite)
     if not embeddings_are_current(run.path):
         say("embed")
         embed(run.path)
@@ -164,6 +172,27 @@ def _explain(run: RunDir, config: Config, say: Callable[[str], None]) -> None:
     except UserError as error:
         # Too few participants for a map must not take the report with it.
         say(f"  no maps: {error}")
+
+
+def _several_processes(config: Config) -> bool:
+    """Say whether training has processes of its own; refuse to be one of several that were started together."""
+    n = math.prod(process_grid(config.training))
+    if n > 1 and config.training.devices is None:
+        fix = "start run once, with --set training.devices=N; or start sepclr-med fit in every process"
+        raise ConfigError("run: one process does all steps", [Problem(f"{n} processes were started", fix=fix)])
+    return n > 1
+
+
+def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: bool) -> None:
+    """Train in a program of its own: it starts its processes by starting itself again."""
+    table = write_manifest(manifest, run.path / "cohort" / "manifest_split.tsv")
+    recipe = write_text(run.path / "cohort" / "training.yaml", dump_config(config))
+    command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run.path), "--config", str(recipe)]
+    code = subprocess.run([*command, *(["--overwrite"] if overwrite else [])]).returncode
+    if code == PreemptedError.exit_code:
+        raise PreemptedError(f"{run.path}: training was told to stop; the same command goes on from there")
+    if code:
+        raise RunError(f"{run.path}: training in {config.training.devices} processes failed, as said above")
 
 
 def _read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from sepclr_med.losses import LossTerms
 from sepclr_med.networks import running_statistics_frozen
@@ -100,7 +100,7 @@ def backward_batch(
     single = len(own) == 1
     with nullcontext() if single else _without_graph(network):
         local = [_embed(network, render(part), seed + part.start) for part in own]
-    heads = _gather_rows(fabric, torch.cat(local).detach(), parts, n).requires_grad_()
+    heads = _gather_rows(torch.cat(local).detach(), parts, n).requires_grad_()
     terms = objective(heads)
     (gradient,) = torch.autograd.grad(terms.total, heads)
     # Processes average the gradients of parameters; that of the batch is their sum.
@@ -126,7 +126,7 @@ def score_batch(
     With the parts of one process every process does the same.
     """
     local = [_embed(network, render(part), 0) for part in parts[fabric.global_rank % len(parts)]]
-    heads = _gather_rows(fabric, torch.cat(local), parts, n)
+    heads = _gather_rows(torch.cat(local), parts, n)
     return objective(heads), heads
 
 
@@ -155,14 +155,16 @@ def _embed(network: nn.Module, views: Tensor, seed: int) -> Tensor:
     return torch.cat([*heads.common_head.chunk(2), *heads.salient_head.chunk(2)], dim=1)
 
 
-def _gather_rows(fabric: Fabric, local: Tensor, parts: Parts, n: int) -> Tensor:
+def _gather_rows(local: Tensor, parts: Parts, n: int) -> Tensor:
     """Return the rows of all processes in the order of the batch; no gradient passes."""
     if len(parts) > 1:
         # Messages must be of one size; the rows added here are dropped below.
         largest = max(_n_rows(own, n) for own in parts)
-        gathered = fabric.all_gather(nn.functional.pad(local, (0, 0, 0, largest - len(local))))
+        padded = nn.functional.pad(local, (0, 0, 0, largest - len(local)))
+        gathered = [torch.empty_like(padded) for _ in parts]
+        distributed.all_gather(gathered, padded)
     else:
-        gathered = local[None]
+        gathered = [local]
     batch = torch.empty(n, local.shape[1], dtype=local.dtype, device=local.device)
     for rows, own in zip(gathered, parts, strict=True):
         sizes = [len(range(n)[part]) for part in own]

@@ -42,10 +42,12 @@ def fit(
     """
     from sepclr_med import fit as train
     from sepclr_med import load_config, read_manifest
+    from sepclr_med.engine import is_first_process
 
     settings = load_config(config, [*(assign or []), *group_settings(background, target)])
     folder = train(read_manifest(manifest, bids_root), settings, run_dir, overwrite)
-    print(f"trained for {settings.training.epochs} epochs -> {folder}; next: sepclr-med embed {folder}")
+    if is_first_process():
+        print(f"trained for {settings.training.epochs} epochs -> {folder}; next: sepclr-med embed {folder}")
 
 
 @app.command(rich_help_panel="Model")
@@ -58,6 +60,7 @@ def embed(
     checkpoint: Annotated[str | None, typer.Option(help="last or best; none means the run's setting.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per pass; does not change the result.")] = 64,
     cache_dir: Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Processes on this machine that share the images.")] = None,
     bids_root: BidsRoot = None,
     verbose: Verbose = False,
 ) -> None:
@@ -68,12 +71,15 @@ def embed(
     from sepclr_med import embed as make
     from sepclr_med import read_manifest
     from sepclr_med.analysis.linking import derive_new
+    from sepclr_med.engine import is_first_process
 
     if manifest is not None and output is None:
         fix = "the run's own embeddings are kept apart: name a folder with -o"
         raise ConfigError("embed: where should new images' embeddings go?", [Problem("no --output", fix=fix)])
     table = read_manifest(manifest, bids_root) if manifest else None
-    tables = make(run_dir, table, output, checkpoint, batch_size, cache_dir)
+    tables = make(run_dir, table, output, checkpoint, batch_size, cache_dir, devices)
+    if not is_first_process():
+        return
     print(f"{len(tables['salient'])} images -> {output or run_dir / 'embeddings'}")
     for path in derive_new(run_dir, tables, output) if output else ():
         print(f"as in the run's own analysis -> {path}")
