@@ -19,6 +19,7 @@ _HOMES = {
     "fit": "training",
     "link": "analysis.linkage",
     "load_config": "config",
+    "plan": "planning",
     "read_manifest": "cohort.manifest",
     "run_recipe": "pipeline",
     "simulate": "cohort.simulate",

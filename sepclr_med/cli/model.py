@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +12,7 @@ import typer
 
 from sepclr_med.cli.application import app
 from sepclr_med.cli.options import (
+    AsJson,
     Assignments,
     Background,
     BidsRoot,
@@ -20,6 +24,53 @@ from sepclr_med.cli.options import (
     group_settings,
 )
 from sepclr_med.errors import ConfigError, Problem
+from sepclr_med.printing import print_table
+
+
+@app.command(rich_help_panel="Model")
+def plan(
+    manifest: Manifest,
+    run_dir: RunFolder,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Recipe, such as pipelines/vbm/recipe.yaml.")
+    ] = None,
+    background: Background = None,
+    target: Target = None,
+    bids_root: BidsRoot = None,
+    assign: Assignments = None,
+    seconds: Annotated[float, typer.Option(min=1, help="About how long to measure.")] = 60.0,
+    sbatch: Annotated[Path | None, typer.Option(help="Also write this script for SLURM.")] = None,
+    partition: Annotated[str | None, typer.Option(help="SLURM partition of that script.")] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure what fit would take: memory, disk, time; recommend a micro-batch; write a SLURM script.
+
+    Example: sepclr-med plan manifest_split.tsv runs/vbm -c pipelines/vbm/recipe.yaml --sbatch fit.sbatch
+    """
+    from sepclr_med import load_config, read_manifest
+    from sepclr_med import plan as measure
+    from sepclr_med.cluster import write_sbatch
+
+    settings = load_config(config, [*(assign or []), *group_settings(background, target)])
+    found = measure(read_manifest(manifest, bids_root), settings, run_dir, seconds)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        print_table(found.table(), as_json, "plan")
+    if sbatch is None:
+        return
+    given = {"--config": config, "--background": background, "--target": target, "--bids-root": bids_root}
+    words = ["sepclr-med", "fit", str(manifest), str(run_dir)]
+    words += [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    words += [word for setting in [*(assign or []), *found.settings] for word in ("--set", setting)]
+    facts = found.facts
+    gpu = settings.training.accelerator in ("auto", "cuda")
+    ram = 2 * facts["devices"] * (4 << 30) if gpu else 1.5 * facts["devices"] * facts["step_bytes"] + (4 << 30)
+    total = facts["preprocessing_seconds"] + facts["training_seconds"]
+    sizes = {"devices": facts["devices"], "num_nodes": facts["num_nodes"], "gpu": gpu, "partition": partition}
+    script = write_sbatch(sbatch, words, total, int(ram), **sizes)
+    print(f"script for SLURM -> {script}; start it with: sbatch {script}", file=sys.stderr)
 
 
 @app.command(rich_help_panel="Model")
