@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -147,6 +148,20 @@ class _Trial:
     def _peak(self) -> int:
         if self.fabric.device.type == "cuda":
             return torch.cuda.max_memory_reserved(self.fabric.device)
-        # Linux counts in KiB, macOS in bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak_resident_bytes()
+
+
+def peak_resident_bytes(pid: int | str = "self") -> int:
+    """Return the most memory a process has held so far.
+
+    Examples
+    --------
+    >>> peak_resident_bytes() > 1 << 20
+    True
+    """
+    status = Path(f"/proc/{pid}/status")
+    if status.is_file():
+        # The figure of getrusage begins with what the parent held when it started this process.
+        return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
