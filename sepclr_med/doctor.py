@@ -7,6 +7,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import joblib
 import pandas as pd
 
 from sepclr_med.provenance import installed_versions
@@ -48,8 +49,13 @@ def _devices() -> list[tuple[str, str, str, str]]:
         import torch
     except ImportError as error:
         return [("torch", f"cannot be loaded: {error}", "missing", "pip install torch")]
-    rows = [("CPU threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores", "ok", "training.threads sets them")]
-    rows.append(("CPU precision", "32-true", "ok", "bfloat16 on CPUs has given non-finite gradients and is not used"))
+    from sepclr_med.engine import LARGEST_BFLOAT16_ERROR, bfloat16_gradient_error
+
+    cores = joblib.cpu_count(only_physical_cores=True)
+    rows = [("CPU threads", f"{cores} of {os.cpu_count()} cores", "ok", "training.threads sets them")]
+    error = bfloat16_gradient_error()
+    found = "gradients right" if error < LARGEST_BFLOAT16_ERROR else f"gradients wrong (relative error {error:.2g})"
+    rows.append(("CPU bfloat16", found, "note", "training on CPUs is in float32 unless training.precision asks for it"))
     if not torch.cuda.is_available():
         advice = "training runs on the CPU: use network.backbone=small and volumes.spacing=6, or a machine with a GPU"
         rows.append(("CUDA GPU", "none", "note", advice))

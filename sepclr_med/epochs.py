@@ -67,7 +67,8 @@ class Tools:
     def render(self, volumes: Iterator[Tensor], n: int, *seed: int) -> Callable[[slice], Tensor]:
         """Return the function that gives both views of a part of a batch of n."""
         shape = tuple(self.read.cached.array.shape[1:])
-        parameters = draw_parameters(2 * n, shape, self.config.views, _seeded(self.fabric.device, *seed))
+        generator = torch.Generator(self.fabric.device).manual_seed(_seed(*seed))
+        parameters = draw_parameters(2 * n, shape, self.config.views, generator)
 
         def both_views(part: slice) -> Tensor:
             images = next(volumes)
@@ -111,7 +112,9 @@ def run_epoch(
         rate = learning_rate(epoch * len(batches) + step, training.epochs * len(batches), training)
         render = tools.render(volumes, len(batch), training.seed, epoch, step)
         objective = tools.objective(is_target[batch])
-        terms, heads = backward_batch(fabric, network, objective, render, len(batch), parts, seed=step)
+        terms, heads = backward_batch(
+            fabric, network, objective, render, len(batch), parts, _seed(training.seed, epoch, step)
+        )
         gradient_norm = fabric.clip_gradients(
             network, optimiser, max_norm=training.gradient_clip, error_if_nonfinite=False
         )
@@ -198,5 +201,5 @@ def _require_finite(means: list[float], epoch: int, run: RunDir) -> None:
         )
 
 
-def _seeded(device: torch.device, *numbers: int) -> torch.Generator:
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

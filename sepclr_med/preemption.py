@@ -1,4 +1,4 @@
-"""A cluster that wants its machine back: SIGTERM or SIGUSR1 ends training after the current step, with a checkpoint."""
+"""A cluster that wants its machine back: SIGTERM or SIGUSR1 ends the program where nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import FrameType
 import torch
 from lightning_fabric import Fabric
 from torch import distributed
+
+from sepclr_med.errors import PreemptedError
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -25,7 +27,7 @@ class StopRequest:
     """
 
     def __init__(self, fabric: Fabric) -> None:
-        self.received = False
+        self.received, self.at_once = False, True
         # Processes get signals at different times and must stop at the same step. A group on the CPU agrees without
         # waiting for the device.
         self.group = distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
@@ -39,8 +41,19 @@ class StopRequest:
         return bool(wanted)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; work goes on to the end of the step."""
+        """Note a signal, or stop at once where there is no state to save."""
         self.received = True
+        if self.at_once:
+            raise PreemptedError("told to stop before training; the same command goes on with what is cached")
+
+    @contextmanager
+    def asked_between_steps(self) -> Iterator[None]:
+        """Let work inside the block go on until it asks; before and after it signals stop the program at once."""
+        self.at_once = False
+        try:
+            yield
+        finally:
+            self.at_once = True
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.losses import SepCLRLoss
 from sepclr_med.networks import channels_last, checkpoint_activations
-from sepclr_med.preemption import listening
+from sepclr_med.preemption import StopRequest, listening
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_table
@@ -84,15 +84,17 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)
     fabric = start_processes(config.training)
-    cohort = on_first_process(fabric, lambda: _prepare(run, manifest, config, overwrite, fabric.world_size))
-    if cohort is None:
-        return run.path
-    hashes = {"manifest_sha256": manifest_hash(manifest), "volumes_sha256": _hash_volumes(cohort.cached)}
-    state = _set_up(fabric, run, cohort, config, hashes)
-    on_first_process(fabric, lambda: _fit_baseline(run, cohort, state, config))
-    resumed_at = state.epoch
-    read = VolumeReader(cohort.cached, state.standardisation, fabric.device, config.volumes.resident_share)
-    _train(fabric, state, read, cohort, config, run)
+    with listening(fabric) as stop:
+        cohort = on_first_process(fabric, lambda: _prepare(run, manifest, config, overwrite, fabric.world_size))
+        if cohort is None:
+            return run.path
+        hashes = {"manifest_sha256": manifest_hash(manifest), "volumes_sha256": _hash_volumes(cohort.cached)}
+        state = _set_up(fabric, run, cohort, config, hashes)
+        on_first_process(fabric, lambda: _fit_baseline(run, cohort, state, config))
+        resumed_at = state.epoch
+        read = VolumeReader(cohort.cached, state.standardisation, fabric.device, config.volumes.resident_share)
+        with stop.asked_between_steps():
+            _train(fabric, state, read, cohort, config, run, stop)
     facts = {
         "seed": config.training.seed,
         "device": _device_name(fabric),
@@ -182,7 +184,13 @@ def _start_from(run: RunDir, cohort: Cohort, config: Config) -> tuple[bool, Stan
 
 
 def _train(
-    fabric: Fabric, state: TrainingState, read: VolumeReader, cohort: Cohort, config: Config, run: RunDir
+    fabric: Fabric,
+    state: TrainingState,
+    read: VolumeReader,
+    cohort: Cohort,
+    config: Config,
+    run: RunDir,
+    stop: StopRequest,
 ) -> None:
     """Run the remaining epochs; after each, log, validate when due, and save."""
     training, method = config.training, config.method
@@ -194,7 +202,7 @@ def _train(
     can_validate = min(np.bincount(cohort.is_target[cohort.val], minlength=2)) >= 2
     drawn = time.monotonic()
     progress = report_progress("training", training.epochs, state.epoch, quiet=not fabric.is_global_zero)
-    with progress as advance, listening(fabric) as stop:
+    with progress as advance:
         for epoch in range(state.epoch, training.epochs):
             row = run_epoch(tools, optimiser, state, cohort, stop, run)
             average_buffers(fabric, state.network)

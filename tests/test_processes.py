@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from sepclr_med import embed, epochs, fit, load_config, read_manifest, simulate
+from sepclr_med import embed, epochs, fit, load_config, read_manifest, simulate, training
 from sepclr_med.checkpoint import load_checkpoint, network_weights
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.config import TrainingConfig
-from sepclr_med.engine import process_grid
+from sepclr_med.engine import LARGEST_BFLOAT16_ERROR, bfloat16_gradient_error, process_grid, start_processes
 from sepclr_med.errors import ConfigError, PreemptedError, UserError, VolumeError
 from sepclr_med.losses import SepCLRLoss
 from sepclr_med.networks import SepCLRNetwork, checkpoint_activations
@@ -301,6 +301,41 @@ def test_told_to_stop_in_an_epoch_the_same_call_goes_on_from_that_very_step(alon
     for name, tensor in weights_of(alone).items():
         torch.testing.assert_close(weights_of(tmp_path / "run")[name], tensor, rtol=0, atol=1e-6)
     assert_same_training(alone, tmp_path / "run", rtol=1e-4)
+
+
+def test_told_to_stop_while_preprocessing_it_stops_at_once_and_loses_nothing(cohort, tmp_path, monkeypatch):
+    manifest, config = read_manifest(cohort), load_config(overrides=[*SETTINGS, "training.epochs=1"])
+    real = training.cache_volumes
+
+    def and_a_signal(*args):
+        found = real(*args)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return found
+
+    monkeypatch.setattr(training, "cache_volumes", and_a_signal)
+    with pytest.raises(PreemptedError, match="before training"):
+        fit(manifest, config, tmp_path / "run")
+    monkeypatch.undo()
+    assert fit(manifest, config, tmp_path / "run") == tmp_path / "run"
+
+
+def test_bfloat16_on_a_cpu_is_taken_only_when_its_gradients_are_right():
+    wanted = TrainingConfig(precision="bf16-mixed", accelerator="cpu")
+    if bfloat16_gradient_error() < LARGEST_BFLOAT16_ERROR:
+        assert start_processes(wanted)._precision.precision == "bf16-mixed"
+    else:
+        with pytest.raises(UserError, match="bf16-mixed gives wrong gradients on this CPU"):
+            start_processes(wanted)
+
+
+@given(n=st.integers(4, 40), n_processes=st.integers(1, 4), micro_batch=st.none() | st.integers(2, 8))
+def test_every_part_of_two_rows_or_more_has_both_groups(n, n_processes, micro_batch):
+    if n < 2 * n_processes:
+        return
+    is_target = np.arange(n) >= n // 2
+    for own in divide_batch(n, n_processes, micro_batch):
+        for part in own:
+            assert len(is_target[part]) < 2 or len(set(is_target[part])) == 2
 
 
 def test_preempted_with_two_processes_it_ends_for_requeueing_and_resumes_with_one(alone, cohort, tmp_path):

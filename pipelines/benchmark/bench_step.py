@@ -1,6 +1,7 @@
 """(a) The real `fit` against a step fed one constant batch, and how near a GPU comes to its own peak."""
 
 import tempfile
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -67,16 +68,24 @@ def step_bound(manifest, settings, shape, device, repeats):
     real = history[1:]
     n_images = round(float((real["seconds"] * real["images_per_second"]).iloc[0]))
     n_steps = n_images // config.training.batch_size
+    compiled = ConstantStep(
+        shape, config.training.batch_size, device, network.backbone, config.views, "default", **extra
+    )
+    began = time.perf_counter()
+    compiled.take()
+    seconds_to_compile = time.perf_counter() - began
     bound = measure_together(
         {
             "one constant batch, views drawn": lambda: [step.take() for _ in range(n_steps)],
             "one constant batch, no views": lambda: [step.take(with_views=False) for _ in range(n_steps)],
+            "one constant batch, views drawn, compiled": lambda: [compiled.take() for _ in range(n_steps)],
             "views alone": lambda: [step.draw() for _ in range(n_steps)],
         },
         repeats,
         device,
     )
     found = {"seconds per epoch": {"fit": spread(list(real["seconds"])), **bound}, "steps per epoch": n_steps}
+    found["seconds to compile"] = seconds_to_compile
     medians = {name: times["median"] for name, times in found["seconds per epoch"].items()}
     found["fit / bound with views"] = medians["one constant batch, views drawn"] / medians["fit"]
     found["fit / bound without views"] = medians["one constant batch, no views"] / medians["fit"]

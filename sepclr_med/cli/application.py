@@ -27,8 +27,9 @@ def main() -> None:
     except (UserError, OSError) as error:
         if traceback_wanted["yes"]:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
+        code = getattr(error, "exit_code", 1)
+        print(f"{'error' if code == 1 else 'stopped'}: {error}", file=sys.stderr)
+        raise SystemExit(code) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last finished step", file=sys.stderr)
         raise SystemExit(130) from None

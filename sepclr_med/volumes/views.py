@@ -12,6 +12,7 @@ import functools
 from dataclasses import dataclass, fields, replace
 
 import torch
+from sklearn.utils import gen_batches
 from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -19,6 +20,8 @@ from sepclr_med.config import ViewsConfig
 
 # Noise of a batch is cut from this many volumes of white noise: generators are serial on CPUs.
 NOISE_VOLUMES = 8
+# On CPUs: the memory allocator keeps blocks of this size, and gives larger ones back to the system each time.
+VOXELS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,18 @@ def apply_views(volumes: Tensor, parameters: ViewParameters) -> Tensor:
     Tensor
         Same shape.
     """
-    given = parameters
+    n_at_once = len(volumes)
+    if volumes.device.type == "cpu":
+        n_at_once = max(torch.get_num_threads(), VOXELS_AT_ONCE // volumes[0].numel())
+    if n_at_once >= len(volumes):
+        return _apply(volumes, parameters)
+    seen = torch.empty_like(volumes)
+    for part in gen_batches(len(volumes), n_at_once):
+        seen[part] = _apply(volumes[part], parameters.take(part, n_views=1))
+    return seen
+
+
+def _apply(volumes: Tensor, given: ViewParameters) -> Tensor:
     if given.control_points is not None:
         volumes = F.grid_sample(volumes, _sampling_grid(given.control_points, volumes.shape[2:]), align_corners=False)
     if given.blur_sigma is not None:
@@ -309,7 +323,9 @@ def _gamma(volumes: Tensor, gamma: Tensor) -> Tensor:
 
 def _change_intensity(volumes: Tensor, given: ViewParameters) -> Tensor:
     voxels = volumes.flatten(1)
-    std = voxels.std(dim=1, keepdim=True)
+    # The same as `std`, which is several times slower on CPUs.
+    spread = torch.linalg.vector_norm(voxels - voxels.mean(dim=1, keepdim=True), dim=1, keepdim=True)
+    std = spread / (voxels.shape[1] - 1) ** 0.5
     if given.gain is not None:
         voxels = torch.addcmul(given.shift * std, voxels, given.gain)
     if given.noise is not None:
