@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from inspect import signature
 from typing import Any, TypeVar
@@ -70,6 +72,8 @@ def start_processes(training: TrainingConfig) -> Fabric:
             precision=precision,
         )
         _set_threads(training.threads, devices)
+        if fabric.device.type == "cpu":
+            _keep_freed_memory()
         fabric.launch()
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -203,6 +207,15 @@ def _choose_precision(training: TrainingConfig) -> str:
                 f"allowed below {LARGEST_BFLOAT16_ERROR}); use auto or 32-true"
             )
     return training.precision
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep what a step frees, for the next one: pages given back must be cleared again."""
+    # Parameters of mallopt(3): mmap threshold (32 MiB is its largest), trim threshold, top pad.
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        for parameter, value in ((-3, 32 << 20), (-1, (1 << 31) - 1), (-2, 64 << 20)):
+            library.mallopt(parameter, value)
 
 
 def _set_threads(threads: int | None, processes_here: int) -> None:

@@ -96,7 +96,8 @@ def plan(manifest: pd.DataFrame, config: Config, run_dir: str | Path, seconds: f
     per_process = -(-len(batches[0]) // (devices * num_nodes))
     volume_bytes = 2 * math.prod(shape)
     memory = _device_memory(config, devices)
-    resident = memory["kind"] == "GPU" and len(used) * volume_bytes <= config.volumes.resident_share * memory["free"]
+    budget = int(config.volumes.resident_share * memory["free"]) if memory["kind"] == "GPU" else 0
+    resident = len(used) * volume_bytes <= budget
     free = memory["free"] - (len(used) * volume_bytes if resident else 0)
     probes = probe(config, shape, _sizes(per_process), free, seconds)
     if not probes:
@@ -115,6 +116,7 @@ def plan(manifest: pd.DataFrame, config: Config, run_dir: str | Path, seconds: f
         "voxels": " x ".join(map(str, shape[1:])),
         "volumes_bytes": len(used) * volume_bytes,
         "volumes_resident": resident,
+        "resident_budget_bytes": budget,
         "preprocessing_seconds": preprocessing_seconds * len(used) / n_jobs,
         "disk_bytes": len(used) * volume_bytes + 6 * weights,
         "disk_free_bytes": disk,
@@ -205,6 +207,8 @@ def _warnings(facts: dict, kind: str, per_process: int) -> list[str]:
 def _rows(found: Plan) -> list[tuple[str, str, str]]:
     facts = found.facts
     where = "in device memory" if facts["volumes_resident"] else "read ahead from the cache file"
+    if facts["resident_budget_bytes"]:
+        where += f"; {_gib(facts['resident_budget_bytes'])} of it may hold volumes (volumes.resident_share)"
     parts = "whole batch at once" if found.micro_batch is None else f"{found.micro_batch} images at a time"
     rows = [
         ("images", str(facts["images"]), f"{facts['voxels']} voxels each"),

@@ -39,7 +39,7 @@ class Sizes:
         self.view_sizes, self.n_views = ((12,), 4) if quick else ((40, 96), 256 if gpu else 32)
         self.gpu_size, self.gpu_batch = (128, 32)
         self.memory_shape = (16,) * 3 if quick else (96,) * 3
-        self.memory = [(4, None), (8, None), (16, 4)] if quick else [(16, None), (32, None), (64, 16), (256, 16)]
+        self.memory = [(4, None), (8, None), (16, 4)] if quick else [(16, None), (32, None), (256, 16)]
         self.compared = (8, 4) if quick else ((64, 16) if gpu else (32, 16))
         self.cohorts = (20, 40) if quick else (250, 1000, 4000)
         self.losses = (64, 128) if quick else (64, 256, 1024, 4096, 8192)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 
 import torch
@@ -71,7 +72,8 @@ def _report_peak(sending, work, arguments):
 
 def run_and_watch(command):
     """Run a command; return its peak resident bytes."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
     peak = 0
     while process.poll() is None:
         # Between the end of the program and its burial there is no figure any more.
@@ -79,5 +81,6 @@ def run_and_watch(command):
             peak = max(peak, peak_resident_bytes(process.pid))
         time.sleep(0.05)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} failed")
+        said.seek(0)
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}: {said.read()[-2000:]}")
     return peak
