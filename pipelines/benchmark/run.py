@@ -30,9 +30,9 @@ DEMO_SHAPE = (32, 40, 32)
 class Sizes:
     """What is measured: the sizes of the documentation, or toys."""
 
-    def __init__(self, quick, device):
+    def __init__(self, quick, device, repeats=REPEATS):
         gpu = device == "cuda"
-        self.repeats = 1 if quick else REPEATS
+        self.repeats = 1 if quick else repeats
         self.rows = 1000 if quick else 100_000
         self.n_train, self.spacing = (16, 12.0) if quick else (400, 6.0)
         self.shape = (16, 24, 16) if quick else DEMO_SHAPE
@@ -103,6 +103,7 @@ def flatten(results, prefix=""):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="letters, comma-separated")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="timed repeats after the warm-up")
     parser.add_argument("--quick", action="store_true", help="toy sizes, one repeat")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
@@ -111,7 +112,7 @@ def main():
     # Results of other letters stay.
     results = json.loads(options.output.read_text()) if options.output.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
-        todo = benchmarks(Sizes(options.quick, options.device), options.device, Path(folder))
+        todo = benchmarks(Sizes(options.quick, options.device, options.repeats), options.device, Path(folder))
         for name in options.only.split(",") if options.only else todo:
             results[name] = todo[name]()
             results[name]["machine"] = machine(options.device)
