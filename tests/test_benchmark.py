@@ -15,14 +15,12 @@ def run(tmp_path, *words):
     return json.loads((tmp_path / "results.json").read_text()), done.stdout
 
 
-def test_letters_can_be_run_alone_and_are_kept_beside_one_another(tmp_path):
-    results, said = run(tmp_path, "--only", "f")
-    assert results["f"]["batch 64"]["ours"]["value"] == pytest.approx(
-        results["f"]["batch 64"]["naive"]["value"], rel=1e-4
-    )
-    assert "f | batch 64 | ours | seconds" in said
-    results, _ = run(tmp_path, "--only", "manifest")
-    assert {"f", "manifest"} <= set(results)
+def test_results_of_other_letters_are_kept(tmp_path):
+    (tmp_path / "results.json").write_text('{"f": "kept"}')
+    results, said = run(tmp_path, "--only", "manifest")
+    assert results["f"] == "kept"
+    assert results["manifest"]["rows"] == 1000
+    assert "manifest | seconds" in said
 
 
 @pytest.mark.slow
@@ -30,3 +28,5 @@ def test_every_benchmark_runs(tmp_path):
     results, _ = run(tmp_path)
     assert set("abcdefg") <= set(results)
     assert results["d"]["gradient"]["relative difference"] < 1e-5
+    row = results["f"]["batch 64"]
+    assert row["ours"]["value"] == pytest.approx(row["naive"]["value"], rel=1e-4)
