@@ -16,7 +16,7 @@ from torch import distributed
 from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights, saved_standardisation
 from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
-from sepclr_med.config import Config, TrainingConfig
+from sepclr_med.config import Config
 from sepclr_med.engine import on_first_process, start_processes
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.networks import channels_last
@@ -24,6 +24,7 @@ from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder, read_config
+from sepclr_med.settings import TrainingConfig
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.reader import VolumeReader
 from sepclr_med.volumes.voxel_pca import VoxelPCA

@@ -20,9 +20,9 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sepclr_med.config import TrainingConfig
 from sepclr_med.errors import UserError
 from sepclr_med.networks import SepCLRNetwork, channels_last
+from sepclr_med.settings import TrainingConfig
 
 Result = TypeVar("Result")
 
@@ -31,11 +31,8 @@ LARGEST_BFLOAT16_ERROR = 0.2
 # The others wait while the first process preprocesses a cohort.
 LONGEST_WAIT = timedelta(days=2)
 # Newer torch calls `broadcast_buffers` otherwise and warns.
-SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
-    else ("broadcast_buffers")
-)
+_DDP_OPTIONS = signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers"
 
 
 def start_processes(training: TrainingConfig) -> Fabric:

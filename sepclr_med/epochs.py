@@ -17,12 +17,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sepclr_med.config import Config, TrainingConfig
+from sepclr_med.config import Config
 from sepclr_med.engine import average_buffers, on_first_process
 from sepclr_med.errors import PreemptedError, RunError
 from sepclr_med.losses import LossTerms, SepCLRLoss
 from sepclr_med.preemption import StopRequest
 from sepclr_med.rundir import RunDir
+from sepclr_med.settings import TrainingConfig
 from sepclr_med.step import Parts, backward_batch, divide_batch, score_batch, split_heads
 from sepclr_med.training_state import TrainingState, save_state
 from sepclr_med.volumes.batches import draw_batches

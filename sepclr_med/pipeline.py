@@ -22,13 +22,14 @@ from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
 from sepclr_med.cohort.simulate import simulate_with
 from sepclr_med.cohort.splits import assign_splits
-from sepclr_med.config import CohortConfig, Config, dump_config, load_config
+from sepclr_med.config import Config, dump_config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
 from sepclr_med.engine import process_grid
 from sepclr_med.errors import ConfigError, ManifestError, PreemptedError, Problem, RunError, TooFewError, UserError
 from sepclr_med.report.render import report
 from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table, write_text
 from sepclr_med.runs import read_config, refuse_strangers
+from sepclr_med.settings import CohortConfig
 from sepclr_med.training import fit
 
 

@@ -243,12 +243,15 @@ def _duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> [_duration(s) for s in (0.31, 75, 7300, 200000)]
-    ['0.31 s', '1 min 15 s', '2 h 2 min', '2 d 8 h']
+    >>> [_duration(s) for s in (0.31, 75, 3599.7, 7300, 200000)]
+    ['0.31 s', '1 min 15 s', '1 h 0 min', '2 h 2 min', '2 d 8 h']
     """
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.2g} s"
-    for size, unit, smaller, name in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} {round(seconds % size / smaller)} {name}"
+    units = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+    for size, unit, smaller, name in units:
+        # Rounded before it is divided, so that no part reaches the next unit.
+        whole, rest = divmod(round(seconds / smaller), size // smaller)
+        if whole:
+            return f"{whole} {unit} {rest} {name}"
     raise AssertionError("unreachable")

@@ -21,7 +21,7 @@ from torch import nn
 from sepclr_med.checkpoint import build_network, load_checkpoint, save_checkpoint
 from sepclr_med.cohort.manifest import manifest_hash
 from sepclr_med.cohort.trainable import require_both_groups, require_trainable
-from sepclr_med.config import Config, TrainingConfig
+from sepclr_med.config import Config
 from sepclr_med.curves import draw_progress
 from sepclr_med.engine import average_buffers, on_first_process, start_processes
 from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
@@ -33,6 +33,7 @@ from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_table
 from sepclr_med.runs import cache_folder, open_run
+from sepclr_med.settings import TrainingConfig
 from sepclr_med.training_state import TrainingState, history_table, restore_state, save_state
 from sepclr_med.volumes.batches import draw_batches
 from sepclr_med.volumes.cache import CachedVolumes, cache_volumes

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sepclr_med.config import VolumesConfig
 from sepclr_med.errors import ConfigError, VolumeError
+from sepclr_med.settings import VolumesConfig
 from sepclr_med.volumes import cache as cache_module
 from sepclr_med.volumes import sources
 from sepclr_med.volumes.cache import cache_volumes

@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from sepclr_med import embed, epochs, fit, load_config, read_manifest, simulate, training
 from sepclr_med.checkpoint import load_checkpoint, network_weights
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
-from sepclr_med.config import TrainingConfig
 from sepclr_med.engine import LARGEST_BFLOAT16_ERROR, bfloat16_gradient_error, process_grid, start_processes
 from sepclr_med.errors import ConfigError, PreemptedError, UserError, VolumeError
 from sepclr_med.losses import SepCLRLoss
 from sepclr_med.networks import SepCLRNetwork, checkpoint_activations
 from sepclr_med.pipeline import run_recipe
 from sepclr_med.rundir import RunDir
+from sepclr_med.settings import TrainingConfig
 from sepclr_med.step import backward_batch, divide_batch, split_heads
 from sepclr_med.training import _prepare
 from sepclr_med.volumes.cache import CachedVolumes

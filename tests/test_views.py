@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sepclr_med.config import ViewsConfig
+from sepclr_med.settings import ViewsConfig
 from sepclr_med.volumes.views import apply_views, draw_parameters, draw_views
 
 PARTS = ("affine", "flip", "elastic", "crop", "intensity", "gamma", "bias_field", "noise", "blur", "cutout")

@@ -6,9 +6,9 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
-from sepclr_med.config import ViewsConfig
 from sepclr_med.losses import SepCLRLoss
 from sepclr_med.networks import SepCLRNetwork
+from sepclr_med.settings import ViewsConfig
 from sepclr_med.step import backward_batch, divide_batch, split_heads
 from sepclr_med.volumes.views import apply_views, draw_parameters
 

@@ -16,7 +16,7 @@ from timing import measure, run_and_watch, spread
 
 from sepclr_med import fit, load_config
 from sepclr_med.checkpoint import build_network
-from sepclr_med.config import ViewsConfig
+from sepclr_med.settings import ViewsConfig
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.views import draw_views
 

@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from timing import measure, peak_memory, run_and_watch, spread
 
 from sepclr_med import write_manifest
-from sepclr_med.config import ViewsConfig
 from sepclr_med.losses import SepCLRLoss
 from sepclr_med.networks import SepCLRNetwork, channels_last
+from sepclr_med.settings import ViewsConfig
 from sepclr_med.step import backward_batch, divide_batch, split_heads
 from sepclr_med.volumes.views import apply_views, draw_parameters
 

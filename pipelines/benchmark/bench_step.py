@@ -11,9 +11,9 @@ from timing import measure, measure_together, spread
 from torch.utils.flop_counter import FlopCounterMode
 
 from sepclr_med import fit, load_config
-from sepclr_med.config import ViewsConfig
 from sepclr_med.losses import SepCLRLoss
 from sepclr_med.networks import SepCLRNetwork, channels_last
+from sepclr_med.settings import ViewsConfig
 from sepclr_med.step import backward_batch, divide_batch, split_heads
 from sepclr_med.volumes.views import apply_views, draw_parameters
 

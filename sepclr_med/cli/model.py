@@ -18,6 +18,7 @@ from sepclr_med.cli.options import (
     BidsRoot,
     Manifest,
     Overwrite,
+    Recipe,
     RunFolder,
     Target,
     Verbose,
@@ -31,9 +32,7 @@ from sepclr_med.printing import print_table
 def plan(
     manifest: Manifest,
     run_dir: RunFolder,
-    config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="Recipe, such as pipelines/vbm/recipe.yaml.")
-    ] = None,
+    config: Recipe = None,
     background: Background = None,
     target: Target = None,
     bids_root: BidsRoot = None,
@@ -77,9 +76,7 @@ def plan(
 def fit(
     manifest: Manifest,
     run_dir: RunFolder,
-    config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="Recipe, such as pipelines/vbm/recipe.yaml.")
-    ] = None,
+    config: Recipe = None,
     background: Background = None,
     target: Target = None,
     bids_root: BidsRoot = None,

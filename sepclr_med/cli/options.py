@@ -12,6 +12,7 @@ from sepclr_med.errors import ConfigError, Problem
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest, CSV or TSV: one row per image.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)]
+Recipe = Annotated[Path | None, typer.Option("-c", "--config", help="Recipe, such as pipelines/vbm/recipe.yaml.")]
 Background = Annotated[str | None, typer.Option(help="Diagnoses that are controls, comma-separated.")]
 Target = Annotated[str | None, typer.Option(help="Diagnoses that are patients, comma-separated.")]
 BidsRoot = Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")]

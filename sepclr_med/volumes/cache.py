@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from monai.transforms import Compose
 
-from sepclr_med.config import VolumesConfig
 from sepclr_med.errors import SHOWN_PROBLEMS, Problem, VolumeError
+from sepclr_med.settings import VolumesConfig
 from sepclr_med.volumes.fingerprints import ContentHashes, file_looks
 from sepclr_med.volumes.loading import UnusableImageError
 from sepclr_med.volumes.parallel import Clock, in_parallel

@@ -16,7 +16,7 @@ from sklearn.utils import gen_batches
 from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from sepclr_med.config import ViewsConfig
+from sepclr_med.settings import ViewsConfig
 
 # Noise of a batch is cut from this many volumes of white noise: generators are serial on CPUs.
 NOISE_VOLUMES = 8

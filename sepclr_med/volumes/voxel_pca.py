@@ -12,7 +12,7 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 
 # scikit-learn holds several float64 copies of a chunk.
-CHUNK_BYTES = 24 << 20
+CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
