@@ -18,9 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sepclr_med.config import Config
 from sepclr_med.errors import RunError
-from sepclr_med.networks import SepCLRNetwork
 from sepclr_med.rundir import atomic_path, write_json
 from sepclr_med.volumes.standardisation import Standardisation
 
@@ -111,23 +109,9 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({**whole, "state": state})
 
 
-def build_network(config: Config, in_channels: int = 1) -> SepCLRNetwork:
-    """Return the untrained network that a configuration describes."""
-    return SepCLRNetwork(
-        config.network.backbone,
-        config.method.common_dim,
-        config.method.salient_dim,
-        config.network.spatial_dims,
-        in_channels,
-        config.network.width,
-        config.network.head_hidden,
-        config.network.norm,
-    )
-
-
-def network_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the network's part of a checkpoint."""
-    return {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+def network_weights(tensors: dict[str, Tensor], prefix: str = "network.") -> dict[str, Tensor]:
+    """Return the network's part of a checkpoint, or another one."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def saved_standardisation(tensors: Mapping[str, Tensor]) -> Standardisation | None:

@@ -12,12 +12,12 @@ PANELS = {
     "objective": ["total"],
     "common space": ["common_alignment", "common_uniformity"],
     "salient space": ["salient_alignment", "salient_uniformity", "null_salient"],
-    "joint entropy": ["joint_entropy"],
+    "independence": ["joint_entropy", "independence", "nuisance"],
     "mean norm of the salient head": ["salient_norm_background", "salient_norm_target"],
     "learning rate": ["learning_rate"],
 }
 # Okabe and Ito's colours stay apart for colour-blind readers.
-COLOURS = ["#0072B2", "#D55E00", "#009E73"]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 def draw_progress(history: pd.DataFrame, path: Path) -> Path:
@@ -37,7 +37,7 @@ def draw_progress(history: pd.DataFrame, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6.5), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _panels(history).items(), strict=False):
         for name, colour in zip(names, COLOURS, strict=False):
             label = name.removeprefix("salient_norm_").replace("_", " ")
             train = name if name in history else f"train_{name}"
@@ -56,3 +56,15 @@ def draw_progress(history: pd.DataFrame, path: Path) -> Path:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     return path
+
+
+def _panels(history: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the panels that have something to show, terms that belong to none in one of their own."""
+    known = {name for names in PANELS.values() for name in names}
+    logged = [name.removeprefix("train_") for name in history if name.startswith("train_")] + ["learning_rate"]
+    varies = [name for name in logged if name == "learning_rate" or history[f"train_{name}"].abs().max() > 0]
+    panels = {title: [name for name in names if name in varies] for title, names in PANELS.items()}
+    others = [name for name in varies if name not in known and name != "gradient_norm"]
+    rest = {"other terms": others[: len(COLOURS)]} if others else {}
+    last = {"learning rate": panels.pop("learning rate")}
+    return {title: names for title, names in {**panels, **rest, **last}.items() if names}

@@ -11,17 +11,22 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from torch import distributed
+from sklearn.utils import gen_batches
+from torch import distributed, nn
 
-from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights, saved_standardisation
+from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
 from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
-from sepclr_med.config import Config
 from sepclr_med.engine import on_first_process, start_processes
 from sepclr_med.errors import RunError, UserError
+from sepclr_med.inference import represent
+from sepclr_med.methods import build_network
+from sepclr_med.methods.covariates import embed_table
+from sepclr_med.methods.erasure import Erasure
 from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
+from sepclr_med.rendering import load_rendering
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder, read_config
 from sepclr_med.settings import TrainingConfig
@@ -66,8 +71,9 @@ def embed(
     Returns
     -------
     dict of {"common", "salient", "voxel_pca"} to DataFrame
-        In the manifest's order; columns ``participant_id session_id split fold model_id`` and one per factor. ``split``
-        is the participant's part in this run, whatever the manifest says, and missing for everyone else.
+        No ``common`` from a method of one space. In the manifest's order; columns ``participant_id session_id split
+        fold model_id`` and one per factor. ``split`` is the participant's part in this run, whatever the manifest
+        says, and missing for everyone else.
 
     Raises
     ------
@@ -96,8 +102,16 @@ def embed(
         fabric, lambda: cache_volumes(manifest, config.volumes, cache, config.network.spatial_dims)
     )
     kept = np.flatnonzero(cached.rows >= 0)
-    read = VolumeReader(cached, saved_standardisation(tensors), fabric.device, config.volumes.resident_share)
-    factors = _embed_rows(fabric, run, config, tensors, facts["in_channels"], read, kept, batch_size)
+    rendering = load_rendering(run, manifest, config)
+    read = VolumeReader(cached, saved_standardisation(tensors), fabric.device, config.volumes.resident_share, rendering)
+    network = build_network(config, facts["in_channels"], facts["spatial_size"])
+    network.load_state_dict(network_weights(tensors))
+    factors = _embed_rows(fabric, run, network, read, kept, batch_size)
+    if config.method.name == "covariates":
+        factors |= embed_table(facts["fitted"], manifest.iloc[kept])
+    if run.erasure.is_file():
+        arrays, _ = load_checkpoint(run.erasure)
+        factors["salient"] = Erasure(arrays["centre"].numpy(), arrays["projection"].numpy())(factors["salient"])
     ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
     tables = {
         space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)
@@ -151,51 +165,34 @@ def embeddings_are_current(run_dir: str | Path) -> bool:
         tables = read_embeddings(run.embeddings)
     except RunError:
         return False
-    return len(tables) == 3 and all((table["model_id"] == facts["model_id"]).all() for table in tables.values())
+    return len(tables) >= 2 and all((table["model_id"] == facts["model_id"]).all() for table in tables.values())
 
 
-@torch.inference_mode()
 def _embed_rows(
-    fabric: Fabric,
-    run: RunDir,
-    config: Config,
-    tensors: dict[str, torch.Tensor],
-    in_channels: int,
-    read: VolumeReader,
-    rows: np.ndarray,
-    batch_size: int,
+    fabric: Fabric, run: RunDir, network: nn.Module, read: VolumeReader, rows: np.ndarray, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Return the representations and the baseline's scores of these manifest rows, in order, in float32."""
-    network = build_network(config, in_channels)
-    network.load_state_dict(network_weights(tensors))
     network = channels_last(network).to(read.device).eval()
     baseline, _ = load_checkpoint(run.voxel_pca)
     pca = VoxelPCA(baseline["mean"].to(read.device), baseline["components"].to(read.device))
-    found: dict[str, list[np.ndarray]] = {"common": [], "salient": [], "voxel_pca": []}
+    n_channels = read.cached.array.shape[1]
     own = rows[fabric.global_rank :: fabric.world_size]
-    batches = [own[start : start + batch_size] for start in range(0, own.size, batch_size)]
-    progress = report_progress("embedding", len(batches), quiet=not fabric.is_global_zero)
-    with progress as advance:
-        for volumes in read.stream(batches):
-            embeddings = network(volumes, volumes)
-            found["common"].append(embeddings.common.cpu().numpy())
-            found["salient"].append(embeddings.salient.cpu().numpy())
-            found["voxel_pca"].append(pca(volumes).cpu().numpy())
-            advance()
-    return {space: _in_order(fabric, parts, rows.size) for space, parts in found.items()}
+    batches = [own[part] for part in gen_batches(own.size, batch_size)]
+    with report_progress("embedding", len(batches), quiet=not fabric.is_global_zero) as advance:
+        found = represent(network, read.stream(batches), lambda v: {"voxel_pca": pca(v[:, :n_channels])}, advance)
+    return _in_order(fabric, found, rows.size)
 
 
-def _in_order(fabric: Fabric, parts: list[np.ndarray], n_rows: int) -> np.ndarray:
+def _in_order(fabric: Fabric, own: dict[str, np.ndarray], n_rows: int) -> dict[str, np.ndarray]:
     """Return the rows of all processes, of which each has every ``world_size``-th."""
-    own = np.concatenate(parts) if parts else None
     if fabric.world_size == 1:
         return own
-    gathered: list[np.ndarray | None] = [None] * fabric.world_size
+    gathered: list[dict[str, np.ndarray]] = [{}] * fabric.world_size
     distributed.all_gather_object(gathered, own)
-    whole = np.empty((n_rows, gathered[0].shape[1]), gathered[0].dtype)
-    for rank, rows in enumerate(gathered):
-        if rows is not None:
-            whole[rank :: fabric.world_size] = rows
+    whole = {name: np.empty((n_rows, *rows.shape[1:]), rows.dtype) for name, rows in gathered[0].items()}
+    for rank, found in enumerate(gathered):
+        for name, rows in found.items():
+            whole[name][rank :: fabric.world_size] = rows
     return whole
 
 

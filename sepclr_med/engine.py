@@ -183,7 +183,7 @@ def bfloat16_gradient_error(seed: int = 0) -> float:
     gradients = []
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            found = network(volumes, volumes)
+            found = network(volumes)
         network.zero_grad()
         (found.common_head.square().sum(dim=0).std() + found.salient_head.square().mean()).backward()
         gradients.append(torch.cat([p.grad.flatten().float() for p in network.parameters()]))

@@ -13,35 +13,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from sepclr_med.cohort.labels import Labels
 from sepclr_med.config import Config
 from sepclr_med.engine import average_buffers, on_first_process
 from sepclr_med.errors import PreemptedError, RunError
-from sepclr_med.losses import LossTerms, SepCLRLoss
 from sepclr_med.preemption import StopRequest
 from sepclr_med.rundir import RunDir
 from sepclr_med.settings import TrainingConfig
-from sepclr_med.step import Parts, backward_batch, divide_batch, score_batch, split_heads
+from sepclr_med.step import Parts, backward_batch, divide_batch, score_batch
 from sepclr_med.training_state import TrainingState, save_state
 from sepclr_med.volumes.batches import draw_batches
 from sepclr_med.volumes.cache import CachedVolumes
 from sepclr_med.volumes.reader import VolumeReader
 from sepclr_med.volumes.views import apply_views, draw_parameters
 
-LOGGED = [*LossTerms._fields, "salient_norm_background", "salient_norm_target", "gradient_norm"]
+NORMS = ["salient_norm_background", "salient_norm_target"]
 # Takes the place of an epoch in the seeds of validation views, which are the same each time.
 VALIDATION = 1 << 31
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The images of a run: what was cached, whose they are, and which rows train and validate."""
+    """The images of a run: what was cached, whose they are, what is known of them, which rows train and validate."""
 
     cached: CachedVolumes
+    table: pd.DataFrame
     is_target: np.ndarray
+    labels: Labels
     train: np.ndarray
     val: np.ndarray
 
@@ -52,9 +55,15 @@ class Tools:
 
     fabric: Fabric
     network: nn.Module
-    loss: SepCLRLoss
+    loss: nn.Module
     read: VolumeReader
     config: Config
+    n_views: int
+
+    @property
+    def logged(self) -> list[str]:
+        """Names of what :meth:`measure` gives."""
+        return [*self.loss.terms._fields, *(NORMS if self.loss.salient_columns else [])]
 
     def divide(self, batches: list[np.ndarray]) -> Parts:
         """Batches are of one size, and are all divided alike."""
@@ -66,28 +75,31 @@ class Tools:
         return self.read.stream([rows[batch[part]] for batch in batches for _ in range(passes) for part in own])
 
     def render(self, volumes: Iterator[Tensor], n: int, *seed: int) -> Callable[[slice], Tensor]:
-        """Return the function that gives both views of a part of a batch of n."""
-        shape = tuple(self.read.cached.array.shape[1:])
+        """Return the function that gives the views of a part of a batch of n."""
         generator = torch.Generator(self.fabric.device).manual_seed(_seed(*seed))
-        parameters = draw_parameters(2 * n, shape, self.config.views, generator)
+        parameters = draw_parameters(self.n_views * n, self.read.shape, self.config.views, generator)
 
-        def both_views(part: slice) -> Tensor:
+        def all_views(part: slice) -> Tensor:
             images = next(volumes)
-            return apply_views(torch.cat([images, images]), parameters.take(part))
+            return apply_views(torch.cat([images] * self.n_views), parameters.take(part, self.n_views))
 
-        return both_views
+        return all_views
 
-    def objective(self, is_target: np.ndarray) -> Callable[[Tensor], LossTerms]:
-        """Return the loss of a batch as a function of its heads."""
-        mask, common_dim = torch.from_numpy(is_target), self.config.method.common_dim
-        return lambda heads: self.loss(*split_heads(heads, common_dim), mask)
+    def objective(self, is_target: np.ndarray, labels: np.ndarray) -> Callable[[Tensor], Any]:
+        """Return the loss of a batch as a function of its rows."""
+        mask = torch.from_numpy(is_target)
+        known = torch.from_numpy(labels).to(self.fabric.device, non_blocking=True)
+        return lambda rows: self.loss(list(rows.chunk(self.n_views, dim=1)), mask, known)
 
-    def salient_norms(self, heads: Tensor, is_target: np.ndarray) -> list[Tensor]:
-        """Return the mean length of salient heads of background and of target rows."""
-        lengths = split_heads(heads, self.config.method.common_dim)[2].norm(dim=1)
+    def measure(self, terms: Any, rows: Tensor, is_target: np.ndarray) -> list[Tensor]:
+        """Return the terms, and the mean length of salient heads of background and of target rows."""
+        columns = self.loss.salient_columns
+        if not columns:
+            return list(terms)
+        lengths = rows.chunk(self.n_views, dim=1)[0][:, columns].norm(dim=1)
         weights = torch.from_numpy(np.stack([~is_target, is_target]).astype(np.float32))
         weights /= weights.sum(dim=1, keepdim=True)
-        return list(weights.to(lengths.device, lengths.dtype, non_blocking=True) @ lengths)
+        return [*terms, *(weights.to(lengths.device, lengths.dtype, non_blocking=True) @ lengths)]
 
 
 def run_epoch(
@@ -101,21 +113,21 @@ def run_epoch(
     """Take the steps of an epoch that are still to be done, and return its row of the history."""
     fabric, network, training = tools.fabric, tools.network, tools.config.training
     began, epoch = time.perf_counter() - state.seconds, state.epoch
-    is_target = cohort.is_target[cohort.train]
+    is_target, labels = cohort.is_target[cohort.train], cohort.labels.numbers[cohort.train]
+    logged, critic = [*tools.logged, "gradient_norm"], list(tools.loss.parameters())
     batches = draw_batches(is_target, training.batch_size, training.seed, epoch)
     parts = tools.divide(batches)
     passes = 2 if len(parts[0]) > 1 else 1
-    totals = torch.tensor(state.totals or [0.0] * len(LOGGED)).to(fabric.device)
+    totals = torch.tensor(state.totals or [0.0] * len(logged)).to(fabric.device)
     volumes = tools.stream(cohort.train, batches[state.step :], parts, passes)
     network.train()
     for step in range(state.step, len(batches)):
         batch = batches[step]
         rate = learning_rate(epoch * len(batches) + step, training.epochs * len(batches), training)
         render = tools.render(volumes, len(batch), training.seed, epoch, step)
-        objective = tools.objective(is_target[batch])
-        terms, heads = backward_batch(
-            fabric, network, objective, render, len(batch), parts, _seed(training.seed, epoch, step)
-        )
+        objective = tools.objective(is_target[batch], labels[batch])
+        seed = _seed(training.seed, epoch, step)
+        terms, rows = backward_batch(fabric, network, objective, render, len(batch), parts, seed, tools.n_views, critic)
         gradient_norm = fabric.clip_gradients(
             network, optimiser, max_norm=training.gradient_clip, error_if_nonfinite=False
         )
@@ -123,38 +135,39 @@ def run_epoch(
             group["lr"] = rate
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        norms = tools.salient_norms(heads, is_target[batch])
-        totals += torch.stack([term.float() for term in (*terms, *norms, gradient_norm)])
+        found = tools.measure(terms, rows, is_target[batch])
+        totals += torch.stack([value.float() for value in (*found, gradient_norm)])
         if step + 1 < len(batches) and stop():
             state.step, state.totals, state.seconds = step + 1, totals.tolist(), time.perf_counter() - began
             average_buffers(fabric, state.network)
-            on_first_process(fabric, lambda: _save_unfinished(run, state, tools.config))
+            on_first_process(fabric, lambda: _save_unfinished(run, state, tools.config, logged))
             stop_here(fabric, state, run)
     means = (totals / len(batches)).tolist()
-    on_first_process(fabric, lambda: _require_finite(means, epoch, run))
+    on_first_process(fabric, lambda: _require_finite(means, logged, epoch, run))
     seconds = time.perf_counter() - began
     row = {"epoch": epoch + 1, "learning_rate": rate, "seconds": seconds}
     row |= {"images_per_second": sum(map(len, batches)) / seconds}
-    return row | {f"train_{name}": value for name, value in zip(LOGGED, means, strict=True)}
+    return row | {f"train_{name}": value for name, value in zip(logged, means, strict=True)}
 
 
 def validate(tools: Tools, cohort: Cohort) -> dict[str, float]:
     """Return the loss terms on the validation rows, with the same batches and views each time."""
     tools.network.eval()
     training, is_target = tools.config.training, cohort.is_target[cohort.val]
+    labels = cohort.labels.numbers[cohort.val]
     batches = draw_batches(is_target, training.batch_size, training.seed, 0)
-    totals = torch.zeros(len(LOGGED) - 1, device=tools.fabric.device)
+    totals = torch.zeros(len(tools.logged), device=tools.fabric.device)
     # A batch too small for all processes is looked at whole by each.
     n_processes = tools.fabric.world_size if len(batches[0]) >= 2 * tools.fabric.world_size else 1
     parts = divide_batch(len(batches[0]), n_processes, training.micro_batch)
     volumes = tools.stream(cohort.val, batches, parts, passes=1)
     for index, batch in enumerate(batches):
         render = tools.render(volumes, len(batch), training.seed, VALIDATION, index)
-        objective = tools.objective(is_target[batch])
-        terms, heads = score_batch(tools.fabric, tools.network, objective, render, len(batch), parts)
-        totals += torch.stack([*terms, *tools.salient_norms(heads, is_target[batch])])
+        objective = tools.objective(is_target[batch], labels[batch])
+        terms, rows = score_batch(tools.fabric, tools.network, objective, render, len(batch), parts, tools.n_views)
+        totals += torch.stack(tools.measure(terms, rows, is_target[batch]))
     means = (totals / len(batches)).tolist()
-    return dict(zip([f"val_{name}" for name in LOGGED[:-1]], means, strict=True))
+    return dict(zip([f"val_{name}" for name in tools.logged], means, strict=True))
 
 
 def stop_here(fabric: Fabric, state: TrainingState, run: RunDir) -> None:
@@ -186,13 +199,13 @@ def learning_rate(step: int, n_steps: int, training: TrainingConfig) -> float:
     return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def _save_unfinished(run: RunDir, state: TrainingState, config: Config) -> None:
-    _require_finite(state.totals or [], state.epoch, run)
+def _save_unfinished(run: RunDir, state: TrainingState, config: Config, logged: list[str]) -> None:
+    _require_finite(state.totals or [], logged, state.epoch, run)
     save_state(run, state, config)
 
 
-def _require_finite(means: list[float], epoch: int, run: RunDir) -> None:
-    wrong = [name for name, value in zip(LOGGED, means, strict=True) if not math.isfinite(value)]
+def _require_finite(means: list[float], logged: list[str], epoch: int, run: RunDir) -> None:
+    wrong = [name for name, value in zip(logged, means, strict=True) if not math.isfinite(value)]
     if wrong:
         kept = f"the checkpoint of epoch {epoch} is kept in {run.checkpoint().parent}" if epoch else "nothing was saved"
         raise RunError(

@@ -36,6 +36,33 @@ class Embeddings(NamedTuple):
     common_head: Tensor
     salient_head: Tensor
 
+    @property
+    def rows(self) -> Tensor:
+        """What losses see of each image: both heads side by side."""
+        return torch.cat([self.common_head, self.salient_head], dim=1)
+
+    @property
+    def spaces(self) -> dict[str, Tensor]:
+        """What is exported."""
+        return {"common": self.common, "salient": self.salient}
+
+
+class SingleEmbeddings(NamedTuple):
+    """What a network of one space gives for a batch."""
+
+    representation: Tensor
+    head: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        """What losses see of each image."""
+        return self.head
+
+    @property
+    def spaces(self) -> dict[str, Tensor]:
+        """What is exported: one space, in the place of the salient one."""
+        return {"salient": self.representation}
+
 
 def build_backbone(
     name: str, n_features: int, spatial_dims: int = 3, in_channels: int = 1, width: int = 8, norm: str = "batch"
@@ -99,8 +126,8 @@ def _use_group_norm(network: nn.Module) -> None:
         replace_modules(network, name, nn.GroupNorm(n_groups, layer.num_features))
 
 
-def build_head(n_features: int, hidden: int = 128, norm: str = "batch") -> nn.Sequential:
-    """Return the projector of the paper: ``d -> hidden -> batch norm -> ReLU -> d``.
+def build_head(n_features: int, hidden: int = 128, norm: str = "batch", n_outputs: int | None = None) -> nn.Sequential:
+    """Return the projector of the paper: ``d -> hidden -> batch norm -> ReLU -> d``, or another number of outputs.
 
     With ``norm="group"`` layer normalisation stands for batch normalisation, so that each row is treated alone.
 
@@ -110,7 +137,8 @@ def build_head(n_features: int, hidden: int = 128, norm: str = "batch") -> nn.Se
     torch.Size([3, 4])
     """
     layer = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
-    return nn.Sequential(nn.Linear(n_features, hidden), layer, nn.ReLU(inplace=True), nn.Linear(hidden, n_features))
+    last = nn.Linear(hidden, n_outputs or n_features)
+    return nn.Sequential(nn.Linear(n_features, hidden), layer, nn.ReLU(inplace=True), last)
 
 
 class SepCLRNetwork(nn.Module):
@@ -131,11 +159,13 @@ class SepCLRNetwork(nn.Module):
         Hidden units of the heads.
     norm : {"batch", "group"}, default="batch"
         As for :func:`build_backbone`, in the heads as for :func:`build_head`.
+    salient_projector : bool, default=True
+        Whether the salient space has a head of its own; without, what is exported is what the losses see.
 
     Examples
     --------
     >>> volumes = torch.zeros(2, 1, 16, 16, 16)
-    >>> SepCLRNetwork("small", common_dim=3, salient_dim=2)(volumes, volumes).salient.shape
+    >>> SepCLRNetwork("small", common_dim=3, salient_dim=2)(volumes).salient.shape
     torch.Size([2, 2])
     """
 
@@ -149,29 +179,93 @@ class SepCLRNetwork(nn.Module):
         width: int = 8,
         head_hidden: int = 128,
         norm: str = "batch",
+        salient_projector: bool = True,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.common_encoder = build_backbone(backbone, common_dim, spatial_dims, in_channels, width, norm)
         self.salient_encoder = build_backbone(backbone, salient_dim, spatial_dims, in_channels, width, norm)
         self.common_head = build_head(common_dim, head_hidden, norm)
-        self.salient_head = build_head(salient_dim, head_hidden, norm)
+        self.salient_head = build_head(salient_dim, head_hidden, norm) if salient_projector else nn.Identity()
 
-    def forward(self, common_input: Tensor, salient_input: Tensor) -> Embeddings:
+    def forward(self, volumes: Tensor) -> Embeddings:
         """Embed a batch; the two encoders may see two renderings of the same images.
 
         Parameters
         ----------
-        common_input, salient_input : Tensor of shape (B, in_channels, X, Y, Z)
+        volumes : Tensor of shape (B, in_channels, X, Y, Z) or (B, 2 * in_channels, X, Y, Z)
+            One rendering for both encoders, or plain channels and then deviations.
 
         Returns
         -------
         Embeddings
             ``common_head`` is L2-normalised (in float32), ``salient_head`` is not.
         """
-        common = self.common_encoder(channels_last(common_input))
-        salient = self.salient_encoder(channels_last(salient_input))
+        plain, deviation = split_inputs(volumes, self.in_channels)
+        common = self.common_encoder(channels_last(plain))
+        salient = self.salient_encoder(channels_last(deviation))
         common_head = nn.functional.normalize(self.common_head(common).float(), dim=1)
         return Embeddings(common, salient, common_head, self.salient_head(salient).float())
+
+
+class SingleNetwork(nn.Module):
+    """One encoder and one head, for methods that know one space.
+
+    Parameters
+    ----------
+    backbone : str
+        As for :func:`build_backbone`.
+    dim : int
+        Size of the representation.
+    head_dim : int or None, default=None
+        Outputs of the head; none means ``dim``.
+    normalise : bool, default=True
+        Whether heads are L2-normalised.
+    spatial_dims, in_channels, width, head_hidden, norm
+        As for :class:`SepCLRNetwork`.
+
+    Examples
+    --------
+    >>> SingleNetwork("small", dim=3)(torch.zeros(2, 1, 16, 16, 16)).representation.shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        dim: int = 32,
+        head_dim: int | None = None,
+        normalise: bool = True,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        width: int = 8,
+        head_hidden: int = 128,
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.normalise = in_channels, normalise
+        self.salient_encoder = build_backbone(backbone, dim, spatial_dims, in_channels, width, norm)
+        self.salient_head = build_head(dim, head_hidden, norm, head_dim)
+
+    def forward(self, volumes: Tensor) -> SingleEmbeddings:
+        """Embed a batch, which may have deviations beside plain channels: these are looked at then."""
+        representation = self.salient_encoder(channels_last(split_inputs(volumes, self.in_channels)[1]))
+        head = self.salient_head(representation).float()
+        return SingleEmbeddings(representation, nn.functional.normalize(head, dim=1) if self.normalise else head)
+
+
+def split_inputs(volumes: Tensor, in_channels: int) -> tuple[Tensor, Tensor]:
+    """Return plain channels and deviations of a batch; where there are no deviations, the plain channels twice.
+
+    Examples
+    --------
+    >>> plain, deviation = split_inputs(torch.zeros(1, 2, 8, 8), in_channels=1)
+    >>> plain.shape[1], deviation.shape[1]
+    (1, 1)
+    """
+    if volumes.shape[1] == in_channels:
+        return volumes, volumes
+    return volumes[:, :in_channels], volumes[:, in_channels:]
 
 
 def channels_last(content: ModuleOrTensor) -> ModuleOrTensor:
@@ -186,6 +280,8 @@ def channels_last(content: ModuleOrTensor) -> ModuleOrTensor:
         layout = torch.channels_last if content.ndim == 4 else torch.channels_last_3d
         return content.to(memory_format=layout)
     kernels = [p for p in content.parameters() if p.ndim > 2]
+    if not kernels:
+        return content
     layout = torch.channels_last if kernels[0].ndim == 4 else torch.channels_last_3d
     return content.to(memory_format=layout)
 

@@ -16,11 +16,11 @@ import pandas as pd
 import psutil
 import torch
 
-from sepclr_med.checkpoint import build_network
 from sepclr_med.cohort.trainable import require_trainable
 from sepclr_med.config import Config
 from sepclr_med.engine import process_grid
 from sepclr_med.errors import RunError
+from sepclr_med.methods import build_network
 from sepclr_med.probing import Probe, probe
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder
@@ -109,7 +109,7 @@ def plan(manifest: pd.DataFrame, config: Config, run_dir: str | Path, seconds: f
     best, step_seconds = _recommend(probes, per_process)
     epoch_seconds = len(batches) * step_seconds
     n_jobs = joblib.cpu_count() if config.volumes.n_jobs == -1 else config.volumes.n_jobs
-    weights = sum(p.numel() for p in build_network(config, shape[0]).parameters()) * 4
+    weights = sum(p.numel() for p in build_network(config, shape[0], shape[1:]).parameters()) * 4
     disk = _disk(cache_folder(RunDir(run_dir), config))
     facts = {
         "images": len(used),

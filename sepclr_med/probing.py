@@ -13,15 +13,17 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from sepclr_med.checkpoint import build_network
 from sepclr_med.config import Config, parse_config
 from sepclr_med.engine import start_processes
-from sepclr_med.losses import SepCLRLoss
+from sepclr_med.losses import uniformity
+from sepclr_med.methods import build_network, find_method, needs_reference
 from sepclr_med.networks import channels_last, checkpoint_activations
-from sepclr_med.step import backward_batch, divide_batch, score_batch, split_heads
+from sepclr_med.step import backward_batch, divide_batch, score_batch
 from sepclr_med.volumes.views import apply_views, draw_parameters
 
 STEPS_TIMED = 3
@@ -101,13 +103,22 @@ def _probe_sizes(
     sending.close()
 
 
+class _Cost(NamedTuple):
+    """Stands for the terms of any method: pairs of rows, as in all of them."""
+
+    total: Tensor
+
+
 class _Trial:
     """A network and random volumes."""
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
-        self.config, self.shape = config, shape
+        channels, *voxels = shape
+        # Deviations are as many channels again.
+        self.config, self.shape = config, (channels * (1 + needs_reference(config)), *voxels)
+        self.n_views = getattr(find_method(config), "N_VIEWS", 2)
         self.fabric = start_processes(config.training)
-        network = channels_last(build_network(config, shape[0])).to(self.fabric.device)
+        network = channels_last(build_network(config, shape[0], shape[1:])).to(self.fabric.device)
         if config.training.checkpoint_activations:
             checkpoint_activations(network)
         optimiser = torch.optim.AdamW(network.parameters(), fused=self.fabric.device.type in ("cuda", "cpu"))
@@ -118,19 +129,19 @@ class _Trial:
 
     def measure(self, n: int) -> Probe:
         images = torch.randn(n, *self.shape, device=self.fabric.device)
-        loss, is_target, parts = SepCLRLoss(), torch.arange(n) >= n // 2, divide_batch(n)
-        parameters = draw_parameters(2 * n, self.shape, self.config.views, self.generator)
-        common_dim = self.config.method.common_dim
+        parts = divide_batch(n)
+        parameters = draw_parameters(self.n_views * n, self.shape, self.config.views, self.generator)
 
         def take(step) -> float:
             began = time.perf_counter()
             step(
                 self.fabric,
                 self.network,
-                lambda heads: loss(*split_heads(heads, common_dim), is_target),
-                lambda part: apply_views(torch.cat([images, images]), parameters),
+                lambda rows: _Cost(uniformity(rows)),
+                lambda part: apply_views(torch.cat([images] * self.n_views), parameters),
                 n,
                 parts,
+                n_views=self.n_views,
             )
             if step is backward_batch:
                 self.optimiser.step()

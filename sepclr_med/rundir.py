@@ -170,6 +170,16 @@ class RunDir:
         """The plain baseline, fitted on training rows."""
         return self.path / "checkpoints" / "voxel_pca.safetensors"
 
+    @property
+    def reference(self) -> Path:
+        """The normative reference, fitted on training background rows."""
+        return self.path / "checkpoints" / "reference.safetensors"
+
+    @property
+    def erasure(self) -> Path:
+        """What is taken out of exported spaces, fitted on training rows."""
+        return self.path / "checkpoints" / "erasure.safetensors"
+
     def checkpoint(self, which: str = "last") -> Path:
         """The weights, ``last`` or ``best``."""
         return self.path / "checkpoints" / f"{which}.safetensors"

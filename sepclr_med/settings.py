@@ -83,6 +83,21 @@ class CohortConfig(Section):
         return self
 
 
+class NormativeConfig(Section):
+    """The normative reference: what an image of a control of this age, sex and site looks like."""
+
+    covariates: list[str] = ["age", "sex", "site"]
+    """Columns whose effect on controls is taken out of deviations, as far as the manifest has them. A new participant
+    needs the same columns, and a site of its own controls."""
+    n_components: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Leading components of controls' residuals that are taken out as well; ``auto``: the number under which held-out
+    controls are most likely."""
+    model: Literal["pca", "ppca"] = "pca"
+    """``pca`` takes components out whole, ``ppca`` shrinks each by its share of noise."""
+    folds: int = Field(5, ge=2)
+    """Training rows are rendered by references fitted without them, in so many folds."""
+
+
 class VolumesConfig(Section):
     """Deterministic preprocessing and its cache."""
 
@@ -96,6 +111,7 @@ class VolumesConfig(Section):
     """Voxels per axis; none means the template's brain box at ``spacing``, rounded up to a multiple of 8."""
     standardise: Literal["none", "voxelwise"] = "voxelwise"
     """``voxelwise``: subtract mean and divide by standard deviation of the training background, per voxel."""
+    normative: NormativeConfig = NormativeConfig()
     cache_dir: str | None = None
     """Folder of preprocessed volumes, relative to where the command runs; none means ``cache`` beside the run folder,
     shared by runs there."""
@@ -159,14 +175,30 @@ class ViewsConfig(Section):
     """Edge of that box, as a share of the volume's edge."""
 
 
-class MethodConfig(Section):
-    """The contrastive objective (Louiset et al., ICLR 2024)."""
+LabelKind = Literal["continuous", "discrete"]
+METHODS = (
+    *("sepclr", "sepclr_paper", "simclr", "supervised", "y_aware", "vae", "cvae", "mm_cvae", "sepvae"),
+    *("pca", "cpca", "pcpca", "covariates"),
+)
+# What a method differs in from the defaults below, where a recipe says nothing.
+PRESETS: dict[str, dict[str, Any]] = {
+    "sepclr_paper": {"salient_input": "plain", "independence": "none", "erase": []},
+    **{name: {"salient_input": "plain", "erase": []} for name in METHODS if not name.startswith("sepclr")},
+}
 
-    name: Literal["sepclr"] = "sepclr"
+
+class MethodConfig(Section):
+    """The method and its objective. ``docs/methods.md`` says what each is and which of these fields it reads."""
+
+    name: Literal[METHODS] = "sepclr"  # type: ignore[valid-type]
+    """``sepclr``: SepCLR on deviations from the normative reference; ``sepclr_paper``: as published (Louiset et al.,
+    ICLR 2024); the others are for comparison."""
     common_dim: int = Field(32, ge=1)
     """Size of the common representation."""
     salient_dim: int = Field(32, ge=1)
-    """Size of the salient representation."""
+    """Size of the salient representation (of the only one, in methods of one space)."""
+    salient_input: Literal["plain", "deviation"] = "deviation"
+    """What the salient encoder sees: the preprocessed image, or how far it lies from the normative reference."""
     temperature: float = Field(0.5, gt=0)
     """Bandwidth of the Gaussian kernels, the paper's tau."""
     w_salient: float = Field(1.0, ge=0)
@@ -175,6 +207,47 @@ class MethodConfig(Section):
     """Weight of the pull of background salient heads to the null vector."""
     w_joint: float = Field(10.0, ge=0)
     """Weight of the joint entropy term (k-JEM)."""
+    independence: Literal[
+        "none", "hsic", "distance_correlation", "mmd", "mutual_information", "club", "total_correlation"
+    ] = "hsic"
+    """A further term on target rows that pushes the salient head away from what the common head holds."""
+    w_independence: float = Field(10.0, ge=0)
+    """Its weight."""
+    attributes: dict[str, LabelKind] = {}
+    """Columns that supervise the first salient factors, one each; the others stay unsupervised."""
+    common_attributes: dict[str, LabelKind] = {}
+    """Columns known to be shared, such as age, sex and site, by which the common space is arranged (``y_aware``: the
+    only space)."""
+    w_attributes: float = Field(1.0, ge=0)
+    """Weight of both."""
+    nuisances: list[str] = []
+    """Columns the salient head is pushed away from on target rows (HSIC), as far as the manifest has them."""
+    w_nuisance: float = Field(10.0, ge=0)
+    """Weight of that."""
+    erase: list[str] = []
+    """Columns that no straight line may read from the exported salient space of training targets (LEACE, Belrose et
+    al. 2023), as far as the manifest has them. What disease shares with them is lost too."""
+    disorder_dim: int = Field(0, ge=0)
+    """Salient factors of each diagnosis of ``cohort.target`` alone, beside those that all patients share."""
+    beta: float = Field(1.0, ge=0)
+    """Weight of the Kullback-Leibler terms of the VAE family."""
+    w_matching: float = Field(100.0, ge=0)
+    """Weight of what matches distributions in ``mm_cvae``, or pays for dependence in ``cvae`` and ``sepvae``."""
+    background_std: float = Field(0.1, gt=0)
+    """Standard deviation of the prior of background salient factors in ``sepvae``."""
+    contrast: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """Weight of background covariance in ``cpca`` and ``pcpca``; ``auto``: chosen by a sweep on training rows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        return {**PRESETS.get(given.get("name", "sepclr"), {}), **given} if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _enough_factors(self) -> MethodConfig:
+        if len(self.attributes) > self.salient_dim:
+            raise ValueError(f"{len(self.attributes)} attributes need as many salient factors, not {self.salient_dim}")
+        return self
 
 
 class NetworkConfig(Section):

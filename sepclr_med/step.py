@@ -11,17 +11,19 @@ arXiv 2101.06983.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 
-from sepclr_med.losses import LossTerms
 from sepclr_med.networks import running_statistics_frozen
 
 Parts = list[list[slice]]
+# A named tuple of scalars that begins with `total`.
+Terms = Any
 
 
 def divide_batch(n: int, n_processes: int = 1, micro_batch: int | None = None) -> Parts:
@@ -63,12 +65,14 @@ def divide_batch(n: int, n_processes: int = 1, micro_batch: int | None = None) -
 def backward_batch(
     fabric: Fabric,
     network: nn.Module,
-    objective: Callable[[Tensor], LossTerms],
+    objective: Callable[[Tensor], Terms],
     render: Callable[[slice], Tensor],
     n: int,
     parts: Parts,
     seed: int = 0,
-) -> tuple[LossTerms, Tensor]:
+    n_views: int = 2,
+    critic: Sequence[nn.Parameter] = (),
+) -> tuple[Terms, Tensor]:
     """Add the gradient of the whole batch's loss to the network's parameters.
 
     Parameters
@@ -76,56 +80,64 @@ def backward_batch(
     fabric : Fabric
         Launched; its processes share the batch.
     network : nn.Module
-        A :class:`sepclr_med.networks.SepCLRNetwork` set up by ``fabric``, in training mode.
+        Set up by ``fabric``, in training mode; what it returns has ``rows``, one per view (as
+        :class:`sepclr_med.networks.Embeddings` has).
     objective : callable
-        Maps the heads of the whole batch, (n, 2 d_c + 2 d_s) as :func:`split_heads` reads them, to the loss terms.
+        Maps the rows of the whole batch, all views of an image side by side, to the loss terms.
     render : callable
-        Maps a part to both views of its images, (2 m, C, X, Y, Z), first views first. It is called once for each part
-        of this process, and where there are several once more in the same order, and must give the same views again.
+        Maps a part to the views of its images, (n_views m, C, X, Y, Z), first views first. It is called once for each
+        part of this process, and where there are several once more in the same order, and must give the same views
+        again.
     n : int
         Rows of the whole batch.
     parts : list of lists of slice
         From :func:`divide_batch`.
     seed : int, default=0
-        Of dropout, which is the same in both passes; each part has a stream of its own.
+        Of dropout and sampling, which are the same in both passes; each part has a stream of its own.
+    n_views : int, default=2
+    critic : sequence of Parameter, default=()
+        Weights of the loss itself, which get their gradient here too; every process has the whole batch's.
 
     Returns
     -------
-    LossTerms
-        Of the whole batch, the same in every process.
-    Tensor of shape (n, 2 d_c + 2 d_s)
-        The heads, in the order of the batch.
+    named tuple
+        The terms of the whole batch, the same in every process.
+    Tensor of shape (n, n_views * K)
+        The rows, in the order of the batch.
     """
     own = parts[fabric.global_rank]
     single = len(own) == 1
     with nullcontext() if single else _without_graph(network):
-        local = [_embed(network, render(part), seed + part.start) for part in own]
+        local = [_embed(network, render(part), seed + part.start, n_views) for part in own]
     heads = _gather_rows(torch.cat(local).detach(), parts, n).requires_grad_()
     terms = objective(heads)
-    (gradient,) = torch.autograd.grad(terms.total, heads)
+    gradient, *of_critic = torch.autograd.grad(terms.total, [heads, *critic])
+    for weight, its_gradient in zip(critic, of_critic, strict=True):
+        weight.grad = its_gradient
     # Processes average the gradients of parameters; that of the batch is their sum.
     gradient = gradient * fabric.world_size
     for index, part in enumerate(own):
         with fabric.no_backward_sync(network, enabled=index < len(own) - 1):
-            rows = local[0] if single else _embed(network, render(part), seed + part.start)
+            rows = local[0] if single else _embed(network, render(part), seed + part.start, n_views)
             fabric.backward(rows, gradient=gradient[part])
-    return LossTerms(*(term.detach() for term in terms)), heads.detach()
+    return type(terms)(*(term.detach() for term in terms)), heads.detach()
 
 
 @torch.no_grad()
 def score_batch(
     fabric: Fabric,
     network: nn.Module,
-    objective: Callable[[Tensor], LossTerms],
+    objective: Callable[[Tensor], Terms],
     render: Callable[[slice], Tensor],
     n: int,
     parts: Parts,
-) -> tuple[LossTerms, Tensor]:
+    n_views: int = 2,
+) -> tuple[Terms, Tensor]:
     """Return what :func:`backward_batch` returns, without any gradient, of a network in evaluation mode.
 
     With the parts of one process every process does the same.
     """
-    local = [_embed(network, render(part), 0) for part in parts[fabric.global_rank % len(parts)]]
+    local = [_embed(network, render(part), 0, n_views) for part in parts[fabric.global_rank % len(parts)]]
     heads = _gather_rows(torch.cat(local), parts, n)
     return objective(heads), heads
 
@@ -138,8 +150,8 @@ def split_heads(heads: Tensor, common_dim: int) -> tuple[Tensor, ...]:
     >>> [tuple(head.shape) for head in split_heads(torch.zeros(5, 10), common_dim=3)]
     [(5, 3), (5, 3), (5, 2), (5, 2)]
     """
-    salient_dim = heads.shape[1] // 2 - common_dim
-    return heads.split([common_dim, common_dim, salient_dim, salient_dim], dim=1)
+    views = [view.tensor_split([common_dim], dim=1) for view in heads.chunk(2, dim=1)]
+    return tuple(view[space] for space in range(2) for view in views)
 
 
 @contextmanager
@@ -148,11 +160,10 @@ def _without_graph(network: nn.Module) -> Iterator[None]:
         yield
 
 
-def _embed(network: nn.Module, views: Tensor, seed: int) -> Tensor:
-    """Return one row per image: the heads of both views side by side."""
+def _embed(network: nn.Module, views: Tensor, seed: int, n_views: int) -> Tensor:
+    """Return one row per image: what losses see of its views, side by side."""
     torch.manual_seed(seed)
-    heads = network(views, views)
-    return torch.cat([*heads.common_head.chunk(2), *heads.salient_head.chunk(2)], dim=1)
+    return torch.cat(network(views).rows.chunk(n_views), dim=1)
 
 
 def _gather_rows(local: Tensor, parts: Parts, n: int) -> Tensor:

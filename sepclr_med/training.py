@@ -1,4 +1,4 @@
-"""``fit``: from a manifest with splits to trained encoders. On Lightning Fabric.
+"""``fit``: from a manifest with splits to a fitted method. On Lightning Fabric.
 
 Nothing random and no learning rate depends on anything but the seed, the epoch and the step: a resumed run is the
 uninterrupted one, on however many processes.
@@ -11,14 +11,17 @@ import logging
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from sklearn.utils import gen_batches
 from torch import nn
 
-from sepclr_med.checkpoint import build_network, load_checkpoint, save_checkpoint
+from sepclr_med.checkpoint import load_checkpoint, network_weights, save_checkpoint
+from sepclr_med.cohort.labels import Wanted, encode_labels
 from sepclr_med.cohort.manifest import manifest_hash
 from sepclr_med.cohort.trainable import require_both_groups, require_trainable
 from sepclr_med.config import Config
@@ -26,11 +29,14 @@ from sepclr_med.curves import draw_progress
 from sepclr_med.engine import average_buffers, on_first_process, start_processes
 from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
 from sepclr_med.errors import ConfigError, Problem
-from sepclr_med.losses import SepCLRLoss
+from sepclr_med.inference import represent
+from sepclr_med.methods import CLOSED_FORM, build_network, find_method
+from sepclr_med.methods.erasure import fit_erasure
 from sepclr_med.networks import channels_last, checkpoint_activations
 from sepclr_med.preemption import StopRequest, listening
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
+from sepclr_med.rendering import fit_reference, load_rendering
 from sepclr_med.rundir import RunDir, write_table
 from sepclr_med.runs import cache_folder, open_run
 from sepclr_med.settings import TrainingConfig
@@ -47,7 +53,7 @@ SECONDS_BETWEEN_PICTURES = 15.0
 
 
 def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: bool = False) -> Path:
-    """Train the two encoders on the ``train`` rows of a manifest.
+    """Fit the configured method on the ``train`` rows of a manifest: SepCLR's two encoders, or one it is compared with.
 
     The same call again resumes an interrupted run from its last finished epoch, or from the step where SIGTERM or
     SIGUSR1 stopped it, and returns at once from a finished one. Under torchrun or SLURM, or with ``training.devices``,
@@ -91,11 +97,15 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
             return run.path
         hashes = {"manifest_sha256": manifest_hash(manifest), "volumes_sha256": _hash_volumes(cohort.cached)}
         state = _set_up(fabric, run, cohort, config, hashes)
-        on_first_process(fabric, lambda: _fit_baseline(run, cohort, state, config))
+        on_first_process(fabric, lambda: _fit_references(run, cohort, state, config))
         resumed_at = state.epoch
-        read = VolumeReader(cohort.cached, state.standardisation, fabric.device, config.volumes.resident_share)
-        with stop.asked_between_steps():
-            _train(fabric, state, read, cohort, config, run, stop)
+        read = _reader(run, cohort, state, config, fabric.device)
+        if state.optimiser is None:
+            on_first_process(fabric, lambda: _fit_closed_form(read, state, cohort, config, run))
+        else:
+            with stop.asked_between_steps():
+                _train(fabric, state, read, cohort, config, run, stop)
+        on_first_process(fabric, lambda: _fit_erasure(read, state, cohort, config, run))
     facts = {
         "seed": config.training.seed,
         "device": _device_name(fabric),
@@ -132,9 +142,18 @@ def _prepare(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
         for split in ("train", "val")
     }
     require_both_groups(roles[used.index[rows["train"]]])
-    cohort = Cohort(cached, is_target, **rows)
+    in_training = np.isin(np.arange(len(used)), rows["train"])
+    labels = encode_labels(used, _wanted_labels(used, config), in_training)
+    cohort = Cohort(cached, used.reset_index(drop=True), is_target, labels, **rows)
     _require_enough_rows(cohort, config.training, n_processes)
     return cohort
+
+
+def _wanted_labels(used: pd.DataFrame, config: Config) -> list[Wanted]:
+    """Return the labels that the loss needs and those that are erased afterwards; designs as far as they are there."""
+    find = getattr(find_method(config), "find_labels", lambda _: [])
+    wanted = [*find(config), *(Wanted("erase", name, "design") for name in config.method.erase)]
+    return [label for label in wanted if label.kind != "design" or label.column in used]
 
 
 def _require_enough_rows(cohort: Cohort, training: TrainingConfig, n_processes: int) -> None:
@@ -146,7 +165,9 @@ def _require_enough_rows(cohort: Cohort, training: TrainingConfig, n_processes: 
 
 
 def _is_finished(run: RunDir, config: Config) -> bool:
-    if not (run.checkpoint().is_file() and run.voxel_pca.is_file() and run.provenance.is_file()):
+    files = [run.checkpoint(), run.voxel_pca, run.provenance]
+    files += [run.erasure] if config.method.erase else []
+    if not all(path.is_file() for path in files):
         return False
     return bool(load_checkpoint(run.checkpoint())[1]["epoch"] >= config.training.epochs)
 
@@ -158,15 +179,22 @@ def _hash_volumes(cached: CachedVolumes) -> str:
 def _set_up(fabric: Fabric, run: RunDir, cohort: Cohort, config: Config, hashes: dict[str, str]) -> TrainingState:
     """Return what training starts from: new weights, or those of the last checkpoint."""
     torch.manual_seed(config.training.seed)
-    network = channels_last(build_network(config, in_channels=cohort.cached.array.shape[1])).to(fabric.device)
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    if config.training.checkpoint_activations:
-        checkpoint_activations(network)
-    decay = config.training.weight_decay
-    fused = fabric.device.type in ("cuda", "cpu")
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=decay, fused=fused)
-    state = TrainingState(network, optimiser, hashes)
+    shape = tuple(cohort.cached.array.shape[1:])
+    method = find_method(config)
+    network = build_network(config, shape[0], shape[1:])
+    if config.method.name in CLOSED_FORM:
+        state = TrainingState(network, nn.Module(), None, hashes, shape)
+    else:
+        network = channels_last(network).to(fabric.device)
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        if config.training.checkpoint_activations:
+            checkpoint_activations(network)
+        loss = method.build_loss(config, cohort.labels, shape).to(fabric.device)
+        decay, fused = config.training.weight_decay, fabric.device.type in ("cuda", "cpu")
+        parameters = [*network.parameters(), *loss.parameters()]
+        optimiser = torch.optim.AdamW(parameters, weight_decay=decay, fused=fused)
+        state = TrainingState(network, loss, optimiser, hashes, shape)
     resuming, fitted = on_first_process(fabric, lambda: _start_from(run, cohort, config))
     if resuming:
         restore_state(run, state)
@@ -194,12 +222,11 @@ def _train(
     stop: StopRequest,
 ) -> None:
     """Run the remaining epochs; after each, log, validate when due, and save."""
-    training, method = config.training, config.method
-    loss = SepCLRLoss(method.w_salient, method.w_null, method.w_joint, method.temperature)
+    training = config.training
     modes = {"default": {}, "reduce-overhead": {"mode": "reduce-overhead"}}
     module = state.network if training.compile == "none" else torch.compile(state.network, **modes[training.compile])
     network, optimiser = fabric.setup(module, state.optimiser)
-    tools = Tools(fabric, network, loss, read, config)
+    tools = Tools(fabric, network, state.loss, read, config, find_method(config).N_VIEWS)
     can_validate = min(np.bincount(cohort.is_target[cohort.val], minlength=2)) >= 2
     drawn = time.monotonic()
     progress = report_progress("training", training.epochs, state.epoch, quiet=not fabric.is_global_zero)
@@ -216,9 +243,7 @@ def _train(
             if fabric.is_global_zero and time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES:
                 draw_progress(history_table(state.history), run.progress)
                 drawn = time.monotonic()
-            advance(
-                f"loss {row['train_total']:.3f}, background salient norm {row['train_salient_norm_background']:.3f}"
-            )
+            advance(_describe(row))
             if epoch + 1 < training.epochs and stop():
                 stop_here(fabric, state, run)
     on_first_process(fabric, lambda: _write_history(run, state))
@@ -230,12 +255,52 @@ def _write_history(run: RunDir, state: TrainingState) -> None:
     draw_progress(history_table(state.history), run.progress)
 
 
-def _fit_baseline(run: RunDir, cohort: Cohort, state: TrainingState, config: Config) -> None:
+def _describe(row: dict[str, Any]) -> str:
+    norm = row.get("train_salient_norm_background")
+    return f"loss {row['train_total']:.3f}" + (f", background salient norm {norm:.3f}" if norm is not None else "")
+
+
+def _reader(run: RunDir, cohort: Cohort, state: TrainingState, config: Config, device: torch.device) -> VolumeReader:
+    rendering = load_rendering(run, cohort.table, config)
+    return VolumeReader(cohort.cached, state.standardisation, device, config.volumes.resident_share, rendering)
+
+
+def _fit_references(run: RunDir, cohort: Cohort, state: TrainingState, config: Config) -> None:
+    """Fit what needs no training: the normative reference and the plain baseline."""
+    fit_reference(run, cohort.cached.load, cohort.table, cohort.is_target, cohort.train, config)
+    # Every row must be rendered: better said now than after the training.
+    load_rendering(run, cohort.table, config)
     if run.voxel_pca.is_file():
         return
     read = VolumeReader(cohort.cached, state.standardisation, torch.device("cpu"))
     pca = fit_voxel_pca(read, cohort.train, config.evaluation.voxel_pca_components)
     save_checkpoint(run.voxel_pca, {"mean": pca.mean, "components": pca.components}, {"n_rows": int(cohort.train.size)})
+
+
+def _fit_closed_form(read: VolumeReader, state: TrainingState, cohort: Cohort, config: Config, run: RunDir) -> None:
+    if not state.epoch:
+        fit_network = find_method(config).fit_network
+        found = fit_network(state.network, read, cohort.table, cohort.train, cohort.is_target, config)
+        state.fitted = found or {}
+        state.epoch = config.training.epochs
+        save_state(run, state, config)
+
+
+def _fit_erasure(read: VolumeReader, state: TrainingState, cohort: Cohort, config: Config, run: RunDir) -> None:
+    """Fit what is taken out of the exported salient space, on training targets and the weights that embed."""
+    places = [place for (purpose, _), place in cohort.labels.places.items() if purpose == "erase"]
+    if not places:
+        return
+    weights = network_weights(load_checkpoint(run.checkpoint(config.evaluation.checkpoint))[0])
+    state.network.load_state_dict(weights)
+    state.network.eval()
+    rows = cohort.train[cohort.is_target[cohort.train]]
+    batches = [rows[part] for part in gen_batches(rows.size, config.training.batch_size)]
+    found = represent(state.network, read.stream(batches))
+    known = np.concatenate([cohort.labels.numbers[rows][:, place] for place in places], axis=1)
+    erasure = fit_erasure(found["salient"], known)
+    arrays = {name: torch.from_numpy(getattr(erasure, name)) for name in ("centre", "projection")}
+    save_checkpoint(run.erasure, arrays, {"columns": list(config.method.erase), "n_rows": int(rows.size)})
 
 
 def _device_name(fabric: Fabric) -> str:

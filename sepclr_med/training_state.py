@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from sepclr_med.checkpoint import (
     load_checkpoint,
@@ -20,7 +21,6 @@ from sepclr_med.checkpoint import (
 )
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError
-from sepclr_med.networks import SepCLRNetwork
 from sepclr_med.rundir import RunDir, write_table
 from sepclr_med.volumes.standardisation import Standardisation
 
@@ -29,13 +29,17 @@ from sepclr_med.volumes.standardisation import Standardisation
 class TrainingState:
     """What a checkpoint brings back.
 
+    ``optimiser`` is None for methods in closed form; ``shape`` is channels and voxels of one rendering of an image.
     ``step`` counts the steps done in an unfinished epoch, of which ``totals`` and ``seconds`` are the sums so far.
     """
 
-    network: SepCLRNetwork
-    optimiser: torch.optim.Optimizer
+    network: nn.Module
+    loss: nn.Module
+    optimiser: torch.optim.Optimizer | None
     hashes: dict[str, str]
+    shape: tuple[int, ...]
     standardisation: Standardisation | None = None
+    fitted: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     step: int = 0
     totals: list[float] | None = None
@@ -63,7 +67,9 @@ def save_state(run: RunDir, state: TrainingState, config: Config) -> None:
         "epoch": state.epoch,
         "unfinished": {"step": state.step, "totals": state.totals, "seconds": state.seconds},
         "model_id": weights_id(weights),
-        "in_channels": next(state.network.common_encoder.parameters()).shape[1],
+        "fitted": state.fitted,
+        "in_channels": state.shape[0],
+        "spatial_size": list(state.shape[1:]),
         **state.hashes,
         "config": shared,
         "history": state.history,
@@ -72,8 +78,9 @@ def save_state(run: RunDir, state: TrainingState, config: Config) -> None:
     if latest is not None and latest < state.best:
         state.best = latest
         save_checkpoint(run.checkpoint("best"), weights | fitted, {**facts, "best": state.best})
-    moments = optimiser_tensors(state.optimiser)
-    save_checkpoint(run.checkpoint("last"), weights | fitted | moments, {**facts, "best": state.best})
+    critic = {f"loss.{name}": tensor for name, tensor in state.loss.state_dict().items()}
+    moments = optimiser_tensors(state.optimiser) if state.optimiser else {}
+    save_checkpoint(run.checkpoint("last"), weights | fitted | critic | moments, {**facts, "best": state.best})
     write_table(run.history, history_table(state.history))
 
 
@@ -94,6 +101,7 @@ def restore_state(run: RunDir, state: TrainingState) -> None:
     for leftover in run.checkpoint().parent.glob(".*"):
         leftover.unlink()
     state.network.load_state_dict(network_weights(tensors))
+    state.loss.load_state_dict(network_weights(tensors, "loss."))
     restore_optimiser(state.optimiser, tensors)
     state.standardisation = saved_standardisation(tensors)
     state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]

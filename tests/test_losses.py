@@ -382,7 +382,7 @@ def test_blocks_of_rows_change_neither_values_nor_gradients(monkeypatch, size, p
     batch, loss = make_batch(size), losses.SepCLRLoss(1000, 100, 10)
     total = lambda *heads: loss(*heads, batch.is_target).total  # noqa: E731
     whole = value_and_gradients(total, *batch.heads())
-    monkeypatch.setattr(losses, "PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr(losses.pairwise, "PAIRS_AT_ONCE", pairs_at_once)
     in_blocks = value_and_gradients(total, *batch.heads())
     torch.testing.assert_close(in_blocks[0], whole[0], rtol=1e-12, atol=1e-12)
     for one, other in zip(in_blocks[1], whole[1], strict=True):

@@ -138,7 +138,7 @@ def test_the_gradient_is_that_of_the_plain_loss():
     torch.manual_seed(0)
     images = torch.randn(2, 10, 1, 12, 14, 12)
     views = images.flatten(0, 1)
-    heads = network(views, views)
+    heads = network(views)
     total = SepCLRLoss()(*heads.common_head.chunk(2), *heads.salient_head.chunk(2), torch.arange(10) >= 5).total
     total.backward()
     plain = torch.cat([p.grad.flatten() for p in network.parameters()])

@@ -15,7 +15,7 @@ import torch
 from timing import measure, run_and_watch, spread
 
 from sepclr_med import fit, load_config
-from sepclr_med.checkpoint import build_network
+from sepclr_med.methods import build_network
 from sepclr_med.settings import ViewsConfig
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.views import draw_views

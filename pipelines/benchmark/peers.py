@@ -165,7 +165,7 @@ def monai_cache_epoch(paths, is_target, views, shape, batch_size, network, devic
         for batch, rows in zip(loader, batches, strict=True):
             both = torch.cat([batch["one"], batch["two"]]).to(device)
             with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
-                found = network(both, both)
+                found = network(both)
             heads = (*found.common_head.chunk(2), *found.salient_head.chunk(2))
             _learn(loss(*heads, torch.from_numpy(is_target[rows])), network, optimiser)
         return time.perf_counter() - began, sum(map(len, batches))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sepclr_med.analysis.covariates import refuse
+from sepclr_med.cohort.covariates import refuse
 from sepclr_med.errors import ManifestError, Problem
 
 NEGLIGIBLE = 1e-10

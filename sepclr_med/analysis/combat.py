@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sepclr_med.analysis.combat_priors import shrink_nonparametric, shrink_parametric
-from sepclr_med.analysis.covariates import choose_features, learn_coding, refuse, require_columns
+from sepclr_med.cohort.covariates import choose_features, learn_coding, refuse, require_columns
 from sepclr_med.errors import Problem
 
 UNSEEN_SITE = (
@@ -170,7 +170,7 @@ class ComBat(TransformerMixin, BaseEstimator):
         return np.asarray(self.features_, dtype=object)
 
     def _places(self, table: pd.DataFrame) -> np.ndarray:
-        from sepclr_med.analysis.covariates import missing_values
+        from sepclr_med.cohort.covariates import missing_values
 
         refuse("site is needed for every row", missing_values(table, [self.site]))
         place = {site: number for number, site in enumerate(self.sites_)}

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from sepclr_med.analysis.covariates import choose_features, learn_coding, refuse, require_columns
+from sepclr_med.cohort.covariates import choose_features, learn_coding, refuse, require_columns
 from sepclr_med.errors import Problem
 
 UNSEEN_CLASS = (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sepclr_med.analysis.covariates import refuse
+from sepclr_med.cohort.covariates import refuse
 from sepclr_med.errors import Problem
 
 MIN_PARTICIPANTS = 20

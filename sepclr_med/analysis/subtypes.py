@@ -9,13 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sepclr_med.analysis.covariates import refuse
 from sepclr_med.analysis.subtype_criteria import measure_criteria
 from sepclr_med.analysis.subtype_frame import Frame, Geometry, fit_direction, fit_leading, fit_position
 from sepclr_med.analysis.subtype_gap import Gap, measure_gap
 from sepclr_med.analysis.subtype_inputs import read_features, read_masks
 from sepclr_med.analysis.subtype_models import GroupModel
 from sepclr_med.analysis.subtype_verdicts import LEVEL, Judgement, describe, judge
+from sepclr_med.cohort.covariates import refuse
 from sepclr_med.errors import Problem
 
 MIN_GROUP = 5

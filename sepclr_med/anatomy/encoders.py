@@ -13,9 +13,10 @@ from sepclr_med.anatomy.factors import MappedFactor, RunTables
 from sepclr_med.anatomy.run_images import RunImages
 from sepclr_med.anatomy.sample import Sample
 from sepclr_med.anatomy.sensitivity import Sensitivity, explain_factors, window_voxels
-from sepclr_med.checkpoint import build_network, load_checkpoint, network_weights, saved_standardisation
+from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError
+from sepclr_med.methods import build_network
 from sepclr_med.networks import channels_last
 from sepclr_med.rundir import RunDir
 from sepclr_med.volumes.reader import VolumeReader

@@ -12,6 +12,7 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 
 from sepclr_med.volumes.cache import CachedVolumes
+from sepclr_med.volumes.normative import Rendering
 from sepclr_med.volumes.standardisation import Standardisation
 
 RESIDENT_SHARE = 0.5
@@ -32,6 +33,8 @@ class VolumeReader:
     resident_share : float, default=0.5
         On a GPU the float16 cohort stays in device memory when it takes at most this share of what is free; the
         network needs the rest.
+    rendering : Rendering or None, default=None
+        With one, deviations from the normative reference follow the plain channels.
     """
 
     def __init__(
@@ -40,17 +43,25 @@ class VolumeReader:
         standardisation: Standardisation | None,
         device: torch.device,
         resident_share: float = RESIDENT_SHARE,
+        rendering: Rendering | None = None,
     ) -> None:
         self.cached, self.device = cached, device
         self.standardisation = standardisation.to(device) if standardisation else None
+        self.rendering = rendering.to(device) if rendering else None
         self.resident = self._make_resident(resident_share) if device.type == "cuda" else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels and voxels of what is given out."""
+        channels, *voxels = self.cached.array.shape[1:]
+        return (channels * (2 if self.rendering else 1), *voxels)
 
     def __call__(self, rows: np.ndarray) -> Tensor:
         """Return the volumes of these manifest rows, shape (n, C, X, Y, Z)."""
         if self.resident is not None:
             places = torch.from_numpy(self.places[rows]).to(self.device, non_blocking=True)
-            return self._finish(self.resident[places])
-        return self._finish(torch.from_numpy(self.cached.load(rows)).to(self.device))
+            return self._finish(self.resident[places], rows)
+        return self._finish(torch.from_numpy(self.cached.load(rows)).to(self.device), rows)
 
     def stream(self, schedule: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """Return the volumes of one group of rows after the other, the next ones being read meanwhile.
@@ -68,25 +79,30 @@ class VolumeReader:
             yield from map(self, schedule)
             return
         load = _PinnedLoader(self.cached, self.device) if self.device.type == "cuda" else self._load
-        pending: deque[Future[Tensor]] = deque()
+        pending: deque[tuple[Future[Tensor], np.ndarray]] = deque()
         with ThreadPoolExecutor(max_workers=1) as reading:
             try:
                 for rows in schedule:
-                    pending.append(reading.submit(load, rows))
+                    pending.append((reading.submit(load, rows), rows))
                     if len(pending) > BATCHES_AHEAD:
-                        yield self._finish(_arrived(pending.popleft()))
+                        yield self._next(pending)
                 while pending:
-                    yield self._finish(_arrived(pending.popleft()))
+                    yield self._next(pending)
             finally:
-                for future in pending:
+                for future, _ in pending:
                     future.cancel()
 
     def _load(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.cached.load(rows)).to(self.device)
 
-    def _finish(self, volumes: Tensor) -> Tensor:
+    def _next(self, pending: deque[tuple[Future[Tensor], np.ndarray]]) -> Tensor:
+        future, rows = pending.popleft()
+        return self._finish(_arrived(future), rows)
+
+    def _finish(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
         volumes = volumes.float()
-        return self.standardisation(volumes) if self.standardisation else volumes
+        plain = self.standardisation(volumes) if self.standardisation else volumes
+        return torch.cat([plain, self.rendering(volumes, rows)], dim=1) if self.rendering else plain
 
     def _make_resident(self, share: float) -> Tensor | None:
         present, shape = np.flatnonzero(self.cached.rows >= 0), self.cached.array.shape[1:]

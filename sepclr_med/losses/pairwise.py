@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +32,7 @@ class LossTerms(NamedTuple):
     joint_entropy: Tensor
 
 
-def _in_full_precision(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def in_full_precision(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run a term in float32 or float64 whatever the inputs and the surrounding autocast."""
 
     @functools.wraps(term)
@@ -90,7 +90,7 @@ def _exponents(u: Tensor, temperature: float, with_itself: bool) -> Iterator[tup
         yield rows, exponents
 
 
-@_in_full_precision
+@in_full_precision
 def alignment(u_1: Tensor, u_2: Tensor, temperature: float = 0.5, rows: Tensor | None = None) -> Tensor:
     r"""Mean squared distance between the two views' embeddings of the same image.
 
@@ -122,7 +122,7 @@ def alignment(u_1: Tensor, u_2: Tensor, temperature: float = 0.5, rows: Tensor |
     return torch.where(rows, distances, 0.0).sum() / rows.sum().clamp(min=1)
 
 
-@_in_full_precision
+@in_full_precision
 def uniformity(u: Tensor, temperature: float = 0.5) -> Tensor:
     r"""Logarithm of the mean kernel over pairs: low when embeddings spread out.
 
@@ -157,7 +157,7 @@ def uniformity(u: Tensor, temperature: float = 0.5) -> Tensor:
     return torch.logsumexp(_LogKernelSums.apply(u, temperature, False), dim=0) - math.log(n * (n - 1))
 
 
-@_in_full_precision
+@in_full_precision
 def null_salient(s: Tensor, is_target: Tensor, temperature: float = 0.5) -> Tensor:
     r"""Pull of background salient heads to the null vector.
 
@@ -186,7 +186,7 @@ def null_salient(s: Tensor, is_target: Tensor, temperature: float = 0.5) -> Tens
     return torch.where(is_target, 0.0, norms).sum() / (~is_target).sum().clamp(min=1)
 
 
-@_in_full_precision
+@in_full_precision
 def joint_entropy(c: Tensor, s: Tensor, temperature: float = 0.5) -> Tensor:
     r"""k-JEM: the negative kernel density estimate of the joint entropy of both spaces.
 
@@ -215,7 +215,19 @@ def joint_entropy(c: Tensor, s: Tensor, temperature: float = 0.5) -> Tensor:
     tensor(0.)
     """
     # A product of Gaussian kernels is the kernel of the concatenated vectors.
-    return (_LogKernelSums.apply(torch.cat([c, s], dim=1), temperature, True) - math.log(c.shape[0])).mean()
+    return mean_log_kernel(torch.cat([c, s], dim=1), temperature)
+
+
+@in_full_precision
+def mean_log_kernel(u: Tensor, temperature: float = 0.5) -> Tensor:
+    """Return the mean over rows of the log mean kernel to all rows, itself included: minus the entropy's estimate.
+
+    Examples
+    --------
+    >>> mean_log_kernel(torch.zeros(3, 2))
+    tensor(0.)
+    """
+    return (_LogKernelSums.apply(u, temperature, True) - math.log(u.shape[0])).mean()
 
 
 def replace_background(s: Tensor, is_target: Tensor) -> Tensor:
@@ -281,16 +293,44 @@ class SepCLRLoss(nn.Module):
         ValueError
             When the batch has no background or no target row: the salient uniformity would be unbounded or empty.
         """
-        _require_both_groups(is_target)
-        is_target = is_target.to(common_1.device, non_blocking=True)
-        tau = self.temperature
-        teacher_1, teacher_2 = replace_background(salient_1, is_target), replace_background(salient_2, is_target)
-        common_alignment = alignment(common_1, common_2, tau)
-        common_uniformity = uniformity(common_1, tau) + uniformity(common_2, tau)
-        salient_alignment = alignment(salient_1, salient_2, tau, rows=is_target)
-        salient_uniformity = uniformity(teacher_1, tau) + uniformity(teacher_2, tau)
-        null = (null_salient(salient_1, is_target, tau) + null_salient(salient_2, is_target, tau)) / 2
-        joint = (joint_entropy(common_1, teacher_1, tau) + joint_entropy(common_2, teacher_2, tau)) / 2
+        require_both_groups(is_target)
+        return self.over_parts([common_1, common_2], [([salient_1, salient_2], is_target)])
+
+    def over_parts(
+        self,
+        common: Sequence[Tensor],
+        parts: Sequence[tuple[Sequence[Tensor], Tensor]],
+        supervised: Sequence[tuple[Sequence[Tensor], Tensor]] = (),
+    ) -> LossTerms:
+        """Return the terms when the salient space has several parts, each with members of its own.
+
+        Salient and null terms are summed over parts; the joint entropy is that of the common and all salient heads.
+
+        Parameters
+        ----------
+        common : two Tensors of shape (B, d_c)
+        parts : sequence of (two Tensors of shape (B, d), bool Tensor of shape (B,))
+            Heads of both views, and the rows they say something about.
+        supervised : sequence as ``parts``, default=()
+            Heads that count in the joint entropy only.
+        """
+        tau, device = self.temperature, common[0].device
+        zero = common[0].new_zeros(())
+        salient_alignment = salient_uniformity = null = zero
+        teachers: list[list[Tensor]] = [[], []]
+        for heads, members in [*parts, *supervised]:
+            members = members.to(device, non_blocking=True)
+            replaced = [replace_background(head, members) for head in heads]
+            for teacher, part in zip(teachers, replaced, strict=True):
+                teacher.append(part)
+            if len(teachers[0]) <= len(parts):
+                salient_alignment = salient_alignment + alignment(*heads, tau, rows=members)
+                salient_uniformity = salient_uniformity + sum(uniformity(part, tau) for part in replaced)
+                null = null + sum(null_salient(head, members, tau) for head in heads) / 2
+        common_alignment = alignment(*common, tau)
+        common_uniformity = sum(uniformity(c, tau) for c in common)
+        whole = [teacher[0] if len(teacher) == 1 else torch.cat(teacher, dim=1) for teacher in teachers]
+        joint = sum(joint_entropy(c, s, tau) for c, s in zip(common, whole, strict=True)) / 2
         total = (
             common_alignment
             + common_uniformity
@@ -301,7 +341,8 @@ class SepCLRLoss(nn.Module):
         return LossTerms(total, common_alignment, common_uniformity, salient_alignment, salient_uniformity, null, joint)
 
 
-def _require_both_groups(is_target: Tensor) -> None:
+def require_both_groups(is_target: Tensor) -> None:
+    """Refuse a batch in which one group has no row."""
     n_target, n = int(is_target.sum()), is_target.numel()
     missing = "target" if n_target == 0 else "background" if n_target == n else ""
     if missing:

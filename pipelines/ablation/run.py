@@ -1,0 +1,94 @@
+"""Fit every arm of ``arms.yaml`` on a simulated cohort for several seeds, and probe both spaces against the truth.
+
+    python pipelines/ablation/run.py OUTPUT_DIR [--arms NAME,...] [--seeds 0,1,2] [--base MANIFEST] [--set KEY=VALUE]
+
+One row per arm, seed, space and variable in ``OUTPUT_DIR/ablation.tsv``; what is there already is not done again.
+Probes are linear, fitted on training participants and scored on the held-out ones: among patients, and apart from that
+over everyone (variables that controls have too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from sepclr_med import embed, evaluate, fit, load_config, simulate
+from sepclr_med.cohort.embeddings import read_embeddings
+from sepclr_med.rundir import write_table
+
+HERE = Path(__file__).parent
+RECIPE = HERE.parent / "synthetic" / "recipe.yaml"
+HEADLINES = {"r2", "balanced_accuracy"}
+SHARED = ["age", "sex", "site", "shared_pattern"]
+
+
+def main() -> None:
+    options = _options()
+    arms = yaml.safe_load((HERE / "arms.yaml").read_text())
+    cohort = _cohort(options)
+    for seed in map(int, options.seeds.split(",")):
+        for name in options.arms.split(",") if options.arms else arms:
+            run = options.output / f"{name}_{seed}"
+            if (run / "probes.tsv").is_file():
+                continue
+            settings = [
+                f"training.seed={seed}",
+                f"volumes.cache_dir={options.output / 'cache'}",
+                *options.set,
+                *arms[name],
+            ]
+            config = load_config(RECIPE, settings)
+            fit(cohort, config, run)
+            embed(run)
+            table = probe(read_embeddings(run / "embeddings"), cohort).assign(arm=name, seed=seed)
+            write_table(run / "probes.tsv", table)
+            shutil.rmtree(run / "checkpoints")
+            found = pd.concat(pd.read_csv(f, sep="\t") for f in sorted(options.output.glob("*/probes.tsv")))
+            write_table(options.output / "ablation.tsv", found)
+            print(table.pivot_table("value", ["space", "people"], "variable").round(2).to_string(), flush=True)
+
+
+def probe(embeddings: dict[str, pd.DataFrame], cohort: pd.DataFrame) -> pd.DataFrame:
+    """Return the held-out score of every variable from the common and the salient space."""
+    spaces = {name: table for name, table in embeddings.items() if name in ("common", "salient")}
+    patients = cohort[cohort["diagnosis"] == "patient"]
+    inside = {name: table[table["participant_id"].isin(patients["participant_id"])] for name, table in spaces.items()}
+    clinical = [name for name in ("severity", "subtype", "score") if name in cohort]
+    shared = [name for name in SHARED if name in cohort and len(set(cohort[name])) > 1]
+    found = [
+        _evaluate(inside, patients, [*clinical, *shared]).assign(people="patients"),
+        _evaluate(spaces, cohort, [*shared, "diagnosis"]).assign(people="everyone"),
+    ]
+    return pd.concat(found)[["space", "people", "variable", "metric", "value", "chance", "n"]]
+
+
+def _evaluate(spaces: dict[str, pd.DataFrame], cohort: pd.DataFrame, variables: list[str]) -> pd.DataFrame:
+    table = evaluate(spaces, cohort, variables, n_bootstrap=0, n_permutations=0)
+    kept = table["metric"].isin(HEADLINES) & table["space"].isin(list(spaces)) & (table["scheme"] == "held_out")
+    return table[kept]
+
+
+def _cohort(options: argparse.Namespace) -> pd.DataFrame:
+    folder = options.output / "cohort"
+    if options.base:
+        return simulate(folder, 400, 60, 200, base=options.base)
+    size = load_config(RECIPE).cohort.simulate
+    return simulate(folder, **size)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--arms", default="")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--base", default=None)
+    parser.add_argument("--set", action="append", default=[])
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Methods that fit behind the same ``fit`` and ``embed``: one module each, found by ``method.name``.
+
+A module that trains by steps has ``build_network(config, in_channels, spatial_size)``, whose output has ``rows`` (what
+the loss sees of each view) and ``spaces`` (what is exported), ``build_loss(config, labels, shape)``, and says
+``SPACES``, ``N_VIEWS`` and, where it needs labels, ``find_labels(config)``. One that is fitted in closed form has
+``build_network`` and ``fit_network``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from torch import nn
+
+from sepclr_med.config import Config
+
+MODULES = {"sepclr_paper": "sepclr"}
+CLOSED_FORM = ("pca", "cpca", "pcpca", "covariates")
+
+
+def find_method(config: Config) -> ModuleType:
+    """Return the module of a configuration's method.
+
+    Examples
+    --------
+    >>> find_method(Config()).SPACES
+    ('common', 'salient')
+    """
+    name = config.method.name
+    return import_module(f"sepclr_med.methods.{MODULES.get(name, name)}")
+
+
+def build_network(config: Config, in_channels: int = 1, spatial_size: tuple[int, ...] = ()) -> nn.Module:
+    """Return the untrained network that a configuration describes.
+
+    Parameters
+    ----------
+    config : Config
+    in_channels : int, default=1
+        Channels of one rendering of an image.
+    spatial_size : tuple of int, default=()
+        Voxels per axis, which decoders and linear methods need.
+    """
+    return find_method(config).build_network(config, in_channels, tuple(spatial_size))
+
+
+def needs_reference(config: Config) -> bool:
+    """Say whether the method looks at deviations from the normative reference."""
+    return config.method.salient_input == "deviation" and config.method.name != "covariates"

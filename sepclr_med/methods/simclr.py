@@ -1,0 +1,48 @@
+r"""SimCLR on everyone (Chen et al., ICML 2020): what sets images apart, whoever they belong to.
+
+The normalised temperature-scaled cross-entropy of :func:`sepclr_med.losses.contrastive.nt_xent` on L2-normalised heads,
+temperature 0.1. One space, exported as the salient one. Groups have no role beyond the balanced batches.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from sepclr_med.cohort.labels import Labels
+from sepclr_med.config import Config
+from sepclr_med.losses.contrastive import nt_xent
+from sepclr_med.methods.shapes import encoder_shape
+from sepclr_med.networks import SingleNetwork
+
+SPACES = ("salient",)
+N_VIEWS = 2
+TEMPERATURE = 0.1
+
+
+class Terms(NamedTuple):
+    """The ``total``, which is all there is."""
+
+    total: Tensor
+
+
+def build_network(config: Config, in_channels: int, spatial_size: tuple[int, ...]) -> nn.Module:
+    """Return one encoder and its head."""
+    shape = encoder_shape(config, in_channels)
+    return SingleNetwork(dim=config.method.salient_dim, head_hidden=config.network.head_hidden, **shape)
+
+
+def build_loss(config: Config, labels: Labels, shape: tuple[int, ...]) -> nn.Module:
+    """Return the objective."""
+    return SimCLRObjective()
+
+
+class SimCLRObjective(nn.Module):
+    """The contrast of two views of an image with all other images of the batch."""
+
+    terms, salient_columns = Terms, None
+
+    def forward(self, views: list[Tensor], is_target: Tensor, labels: Tensor) -> Terms:
+        """Return the terms of one batch; groups and labels have no role."""
+        return Terms(nt_xent(*views, TEMPERATURE))

@@ -1,0 +1,115 @@
+"""What the salient encoder of a run sees: its normative reference, fitted once and kept beside the weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
+from sepclr_med.config import Config
+from sepclr_med.errors import ManifestError, Problem
+from sepclr_med.methods import needs_reference
+from sepclr_med.rundir import RunDir
+from sepclr_med.volumes.normative import NormativeReference, Rendering, fit_normative, render_with
+
+logger = logging.getLogger(__name__)
+
+
+def fit_reference(
+    run: RunDir,
+    load: Callable[[np.ndarray], np.ndarray],
+    table: pd.DataFrame,
+    is_target: np.ndarray,
+    train: np.ndarray,
+    config: Config,
+) -> None:
+    """Fit the normative reference of a run on its training background, unless it is there or not needed.
+
+    Parameters
+    ----------
+    run : RunDir
+    load : callable
+        Maps row numbers of ``table`` to raw volumes.
+    table : DataFrame
+        The rows of the run.
+    is_target : bool array
+    train : int array
+        Training rows.
+    config : Config
+
+    Raises
+    ------
+    ManifestError
+        When covariates are missing, a site has targets and no controls, or there are too few controls.
+    """
+    if not needs_reference(config) or run.reference.is_file():
+        return
+    settings = config.volumes.normative
+    covariates = [name for name in settings.covariates if name in table and table[name].notna().any()]
+    if absent := sorted(set(settings.covariates) - set(covariates)):
+        logger.warning("the normative reference does without %s: no such column", ", ".join(absent))
+    rows = table.iloc[train].reset_index(drop=True)
+    folds = assign_folds(rows, ~is_target[train], settings.folds)
+    reference = fit_normative(
+        lambda places: load(train[places]),
+        rows,
+        ~is_target[train],
+        folds,
+        covariates,
+        settings.n_components,
+        settings.model,
+    )
+    tensors, state = reference.state()
+    save_checkpoint(run.reference, tensors, state)
+
+
+def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Rendering | None:
+    """Return how images of a manifest are rendered for the salient encoder of a run; None where it has no reference.
+
+    Raises
+    ------
+    ManifestError
+        When covariates are missing, or of a site whose controls the reference does not know.
+    RunError
+        When the reference cannot be read.
+    """
+    if not needs_reference(config):
+        return None
+    return render_with(NormativeReference.from_state(*load_checkpoint(run.reference)), table)
+
+
+def assign_folds(rows: pd.DataFrame, is_background: np.ndarray, n_folds: int) -> np.ndarray:
+    """Divide training rows among folds: relatives and sessions together, groups and sites in equal shares.
+
+    Raises
+    ------
+    ManifestError
+        With fewer background participants than two per fold.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"participant_id": list("abcdefgh")})
+    >>> sorted(assign_folds(rows, np.arange(8) < 4, 2).tolist())
+    [0, 0, 0, 0, 1, 1, 1, 1]
+    """
+    families = rows["participant_id"].astype(str)
+    if "family_id" in rows:
+        families = rows["family_id"].astype(object).where(rows["family_id"].notna(), families).astype(str)
+    n = families[is_background].nunique()
+    if n < 2 * n_folds:
+        fix = "use fewer volumes.normative.folds, more controls, or --set method.salient_input=plain"
+        few = Problem(f"{n} training background participants", allowed=f"{2 * n_folds} or more", fix=fix)
+        raise ManifestError("volumes.normative: too few controls to say what is normal", [few])
+    site = rows["site"].astype(str) if "site" in rows else pd.Series("", index=rows.index)
+    strata = site + np.where(is_background, " background", " target")
+    # A stratum of fewer members than folds only warns.
+    strata = strata.where(strata.map(strata.value_counts()) >= n_folds, "rest")
+    division = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
+    folds = np.empty(len(rows), dtype=np.int64)
+    for number, (_, held_out) in enumerate(division.split(rows, strata, families)):
+        folds[held_out] = number
+    return folds

@@ -1,0 +1,350 @@
+"""The normative reference: how far an image lies from what controls of the same age, sex and site look like.
+
+A voxelwise linear model on covariates and the leading components of what it leaves are fitted on training background
+rows. A *deviation* is what they do not explain, in standard deviations of the background,
+
+``(x - B d - Q W Q' (x - B d)) / sd``  with  ``d = (1, age, age^2, sex, site)``.
+
+All fits happen in the space of participants (``K = X X'``), so that choosing the number of components by the likelihood
+of held-out background costs no further look at the images. Training rows are rendered by references that were fitted
+without them: residuals of a row that took part in its own fit are smaller, and an encoder would learn that instead of
+the disease.
+
+Normative models as such: Marquand et al., Biol Psychiatry 2016, doi:10.1016/j.biopsych.2015.12.023; W-scores: Jack et
+al., Neurology 1997, and La Joie et al., J Neurosci 2012. Likelihood of probabilistic principal components: Tipping and
+Bishop, J R Stat Soc B 1999.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils import gen_batches
+from torch import Tensor
+
+from sepclr_med.cohort.covariates import CovariateCoding, learn_coding
+from sepclr_med.errors import ManifestError, Problem
+from sepclr_med.volumes.normative_fit import Weights, choose_components, fit_weights, gram_matrix, raw_design
+from sepclr_med.volumes.standardisation import LARGEST_SCORE, SMALLEST_RELATIVE_STD, fit_standardisation
+
+CHUNK = 32
+SMALLEST_SITE = 3
+
+
+@dataclass(frozen=True)
+class Design:
+    """Covariates as columns: intercept, numbers standardised over the background, their squares, classes.
+
+    Parameters
+    ----------
+    coding : CovariateCoding
+    centre, scale : tuple of float
+        Mean and standard deviation of each number over the training background.
+    squared : tuple of str
+        Numbers whose square enters as well.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"age": [30.0, 50.0], "sex": ["F", "M"]})
+    >>> learn_design(table, ["age", "sex"]).encode(table).round(1)
+    array([[ 1., -1.,  1.,  0.],
+           [ 1.,  1.,  1.,  1.]], dtype=float32)
+    """
+
+    coding: CovariateCoding
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    squared: tuple[str, ...]
+
+    def encode(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the design of these rows, (n, p) float32.
+
+        Raises
+        ------
+        ManifestError
+            With every missing value and every site or class without controls in training.
+        """
+        fix = (
+            "the reference knows controls of the training sites only: add this site's controls to the training part, "
+            "or leave the column out of volumes.normative.covariates"
+        )
+        return raw_design(
+            self.coding.encode(table, fix), len(self.coding.numbers), self.centre, self.scale, self._squares()
+        )
+
+    def _squares(self) -> list[int]:
+        return [self.coding.numbers.index(name) for name in self.squared]
+
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`from_state` needs, ready for JSON."""
+        levels = [[name, list(seen)] for name, seen in self.coding.levels]
+        scale = {"centre": list(self.centre), "scale": list(self.scale), "squared": list(self.squared)}
+        return {"numbers": list(self.coding.numbers), "levels": levels, **scale}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Design:
+        """Return the design that :meth:`state` described."""
+        levels = tuple((name, tuple(seen)) for name, seen in state["levels"])
+        coding = CovariateCoding(tuple(state["numbers"]), levels)
+        return cls(coding, tuple(state["centre"]), tuple(state["scale"]), tuple(state["squared"]))
+
+
+@dataclass(frozen=True)
+class NormativeReference:
+    """References fitted without each fold, and last the one fitted on the whole training background.
+
+    Parameters
+    ----------
+    design : Design
+    coefficients : Tensor of shape (F + 1, p, C * X * Y * Z)
+        Voxelwise regression of the raw volumes on the design.
+    components : Tensor of shape (F + 1, k, C * X * Y * Z)
+        Orthonormal; what they explain is taken away with their weights.
+    weights : Tensor of shape (F + 1, k)
+        1 takes a component away whole; less shrinks it.
+    inverse_std : Tensor of shape (C * X * Y * Z,)
+        Of held-out background deviations; zero where the background never varies.
+    folds : dict of str to int
+        Fold of each training participant; everyone else is rendered by the last reference.
+    facts : dict
+        How it was chosen, for people.
+    """
+
+    design: Design
+    coefficients: Tensor
+    components: Tensor
+    weights: Tensor
+    inverse_std: Tensor
+    folds: dict[str, int]
+    facts: dict[str, Any]
+
+    @property
+    def last(self) -> int:
+        """Number of the reference that was fitted on the whole training background."""
+        return len(self.coefficients) - 1
+
+    def fold_of(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the number of each row's reference."""
+        return table["participant_id"].map(self.folds).fillna(self.last).to_numpy(dtype=np.int64)
+
+    def to(self, device: torch.device) -> NormativeReference:
+        """Return the same reference on another device."""
+        moved = (t.to(device) for t in (self.coefficients, self.components, self.weights, self.inverse_std))
+        return NormativeReference(self.design, *moved, self.folds, self.facts)
+
+    def residual(self, volumes: Tensor, design: Tensor, fold: Tensor) -> Tensor:
+        """Return what the reference does not explain, in the unit of the volumes.
+
+        Parameters
+        ----------
+        volumes : Tensor of shape (B, C, X, Y, Z)
+            Raw preprocessed volumes, float32.
+        design : Tensor of shape (B, p)
+        fold : Tensor of shape (B,), on the CPU
+            From :meth:`fold_of`.
+        """
+        flat = volumes.flatten(1).clone()
+        for number in fold.unique().tolist():
+            rows = (fold == number).nonzero()[:, 0].to(flat.device)
+            left = torch.addmm(flat[rows], design[rows], self.coefficients[number], alpha=-1)
+            if len(self.components[number]):
+                components = self.components[number]
+                left = torch.addmm(left, left @ components.T * self.weights[number], components, alpha=-1)
+            flat[rows] = left
+        return flat.reshape(volumes.shape)
+
+    def __call__(self, volumes: Tensor, design: Tensor, fold: Tensor) -> Tensor:
+        """Return deviations, arguments as for :meth:`residual`."""
+        flat = self.residual(volumes, design, fold).flatten(1) * self.inverse_std
+        return flat.clamp_(-LARGEST_SCORE, LARGEST_SCORE).reshape(volumes.shape)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and JSON facts for a checkpoint."""
+        names = ("coefficients", "components", "weights", "inverse_std")
+        tensors = {name: getattr(self, name) for name in names}
+        return tensors, {"design": self.design.state(), "folds": self.folds, "facts": self.facts}
+
+    @classmethod
+    def from_state(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> NormativeReference:
+        """Return the reference that :meth:`state` described."""
+        names = ("coefficients", "components", "weights", "inverse_std")
+        kept = (tensors[name] for name in names)
+        return cls(Design.from_state(state["design"]), *kept, dict(state["folds"]), dict(state["facts"]))
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A reference and what it must know of each row of a manifest.
+
+    Parameters
+    ----------
+    reference : NormativeReference
+    design : Tensor of shape (N, p)
+    fold : Tensor of shape (N,), on the CPU
+    """
+
+    reference: NormativeReference
+    design: Tensor
+    fold: Tensor
+
+    def __call__(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
+        """Return deviations of raw volumes, which are these rows of the manifest."""
+        rows = torch.from_numpy(np.asarray(rows))
+        return self.reference(volumes, self.design[rows.to(self.design.device)], self.fold[rows])
+
+    def to(self, device: torch.device) -> Rendering:
+        """Return the same rendering on another device."""
+        return Rendering(self.reference.to(device), self.design.to(device), self.fold)
+
+
+def render_with(reference: NormativeReference, table: pd.DataFrame) -> Rendering:
+    """Say how the images of a manifest are rendered.
+
+    Raises
+    ------
+    ManifestError
+        When covariates are missing, or of a site whose controls the reference does not know.
+    """
+    design = torch.from_numpy(reference.design.encode(table))
+    return Rendering(reference, design, torch.from_numpy(reference.fold_of(table)))
+
+
+def learn_design(table: pd.DataFrame, covariates: list[str]) -> Design:
+    """Learn how covariates become columns from training background rows.
+
+    Raises
+    ------
+    ManifestError
+        When a column is absent, a value missing, or a class has fewer than three background rows.
+    """
+    coding = learn_coding(table, covariates)
+    few = [
+        Problem(
+            f"{count} training background rows",
+            column=name,
+            got=str(level),
+            allowed=f"{SMALLEST_SITE} or more",
+            fix="what is normal cannot be learnt from so few: merge it with another, or leave the column out of "
+            "volumes.normative.covariates",
+        )
+        for name, _ in coding.levels
+        for level, count in table[name].astype(str).value_counts().items()
+        if count < SMALLEST_SITE
+    ]
+    if few:
+        raise ManifestError("volumes.normative: too few controls to say what is normal", few)
+    return code_covariates(table, covariates)
+
+
+def code_covariates(table: pd.DataFrame, covariates: list[str]) -> Design:
+    """Learn how covariates become columns from these rows.
+
+    Raises
+    ------
+    ManifestError
+        When a column is absent or a value missing.
+    """
+    coding = learn_coding(table, covariates)
+    numbers = table[list(coding.numbers)].to_numpy(dtype=float)
+    scale = np.where(numbers.std(axis=0) > 0, numbers.std(axis=0), 1.0)
+    squared = tuple(name for name in coding.numbers if table[name].nunique() > 2)
+    return Design(coding, tuple(numbers.mean(axis=0).tolist()), tuple(scale.tolist()), squared)
+
+
+def fit_normative(
+    load: Callable[[np.ndarray], np.ndarray],
+    table: pd.DataFrame,
+    is_background: np.ndarray,
+    folds: np.ndarray,
+    covariates: list[str],
+    n_components: int | str = "auto",
+    model: str = "pca",
+) -> NormativeReference:
+    """Fit the reference on the background rows of a training part.
+
+    Parameters
+    ----------
+    load : callable
+        Maps row numbers (of ``table``) to raw volumes of shape (n, C, X, Y, Z).
+    table : DataFrame
+        Training rows: ``participant_id`` and the covariates.
+    is_background : bool array of shape (n,)
+    folds : int array of shape (n,)
+        Fold of each row, 0 to F - 1; relatives and sessions share one.
+    covariates : list of str
+        Columns of the design.
+    n_components : int or "auto", default="auto"
+        Leading background components taken away; "auto" is the number with the highest likelihood of held-out
+        background rows.
+    model : {"pca", "ppca"}, default="pca"
+        Whether they are taken away whole, or shrunk by (eigenvalue - noise) / eigenvalue.
+
+    Returns
+    -------
+    NormativeReference
+
+    Raises
+    ------
+    ManifestError
+        When covariates are missing, or a site has targets and (almost) no controls.
+    """
+    rows = np.flatnonzero(is_background)
+    design = learn_design(table.iloc[rows], covariates)
+    encoded = design.encode(table)
+    products = gram_matrix(load, rows)
+    n_voxels = int(np.prod(load(rows[:1]).shape[1:]))
+    # Air is no evidence of how noisy images are.
+    n_varying = int((fit_standardisation(load, rows).inverse_std != 0).sum())
+    chosen, facts = choose_components(products, encoded[rows], folds[rows], n_varying, n_components)
+    numbers = sorted(set(folds.tolist()))
+    fits = [fit_weights(products, encoded[rows], folds[rows] != number, chosen, n_varying) for number in numbers]
+    fits.append(fit_weights(products, encoded[rows], np.ones(rows.size, bool), chosen, n_varying))
+    coefficients, components = _to_voxels(load, rows, fits, n_voxels)
+    weights = torch.from_numpy(np.stack([fit.shrinkage if model == "ppca" else np.ones(chosen) for fit in fits]))
+    where = {str(who): numbers.index(fold) for who, fold in zip(table["participant_id"], folds, strict=True)}
+    blank = torch.ones(n_voxels)
+    facts |= {"covariates": list(covariates), "model": model, "n_background": int(rows.size)}
+    reference = NormativeReference(design, coefficients, components, weights.float(), blank, where, facts)
+    return _with_spread(reference, load, rows, encoded[rows], table.iloc[rows])
+
+
+def _to_voxels(
+    load: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, fits: list[Weights], n_voxels: int
+) -> tuple[Tensor, Tensor]:
+    """Turn weights of participants into maps, in one pass over the images."""
+    by_row = torch.from_numpy(np.stack([np.vstack([fit.coefficients, fit.components]) for fit in fits])).float()
+    maps = torch.zeros(*by_row.shape[:2], n_voxels)
+    for chunk in gen_batches(rows.size, CHUNK):
+        volumes = torch.from_numpy(load(rows[chunk])).flatten(1).float()
+        maps += by_row[:, :, chunk] @ volumes
+    p = len(fits[0].coefficients)
+    return maps[:, :p].contiguous(), maps[:, p:].contiguous()
+
+
+def _with_spread(
+    reference: NormativeReference,
+    load: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    design: np.ndarray,
+    table: pd.DataFrame,
+) -> NormativeReference:
+    """Add the voxelwise standard deviation of deviations of background rows from references without them."""
+    fold = torch.from_numpy(reference.fold_of(table))
+    total = torch.zeros(reference.inverse_std.shape, dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for chunk in gen_batches(rows.size, CHUNK):
+        volumes = torch.from_numpy(load(rows[chunk])).float()
+        left = reference.residual(volumes, torch.from_numpy(design[chunk]), fold[chunk]).flatten(1).double()
+        total += left.sum(dim=0)
+        squares += left.square().sum(dim=0)
+    std = (squares / rows.size - (total / rows.size).square()).clamp(min=0).sqrt()
+    varies = std > 1e-6
+    floor = SMALLEST_RELATIVE_STD * std[varies].median() if varies.any() else 1.0
+    inverse = torch.where(varies, 1 / std.clamp(min=floor), 0.0).float()
+    tensors, state = reference.state()
+    return NormativeReference.from_state({**tensors, "inverse_std": inverse}, state)
