@@ -12,6 +12,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "assign_splits": "cohort.splits",
     "check_cohort": "cohort.preflight",
+    "compare": "comparison",
     "embed": "embedding",
     "evaluate": "analysis.separation",
     "explain": "anatomy.explanation",

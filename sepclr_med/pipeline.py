@@ -72,7 +72,7 @@ def run_recipe(
     refuse_strangers(run)
     several = _several_processes(config)
     say("cohort")
-    manifest = _read_cohort(config.cohort, Path(recipe).parent, run)
+    manifest = find_cohort(config.cohort, Path(recipe).parent, run)
     say(f"check: {len(manifest)} images")
     result = check_cohort(manifest, config.cohort.background, config.cohort.target, cache_file=run.image_facts)
     _write_check(run, result)
@@ -83,7 +83,7 @@ def run_recipe(
         raise ManifestError(
             f"check: {len(errors)} problem(s) must be mended first ({run.check / 'problems.tsv'})", errors
         )
-    manifest = _split(manifest, config)
+    manifest = split_cohort(manifest, config.cohort)
     counts = ", ".join(f"{n} {split}" for split, n in manifest["split"].value_counts().items())
     say(f"split: {counts}")
     say(f"fit: {config.training.epochs} epochs of {config.network.backbone}")
@@ -196,7 +196,13 @@ def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: b
         raise RunError(f"{run.path}: training in {config.training.devices} processes failed, as said above")
 
 
-def _read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:
+def read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:
+    """Return the manifest of a recipe's cohort, with splits."""
+    return split_cohort(find_cohort(cohort, folder, run), cohort)
+
+
+def find_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:
+    """Return the manifest that a recipe names, finds in BIDS, or simulates; paths are relative to its folder."""
     if cohort.simulate is not None:
         base = cohort.simulate.get("base")
         options = cohort.simulate if base is None else {**cohort.simulate, "base": folder / str(base)}
@@ -215,10 +221,11 @@ def _read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFram
     )
 
 
-def _split(manifest: pd.DataFrame, config: Config) -> pd.DataFrame:
+def split_cohort(manifest: pd.DataFrame, cohort: CohortConfig) -> pd.DataFrame:
+    """Return the manifest with splits: its own, or those the recipe asks for."""
     if "split" in manifest and manifest["split"].notna().any():
         return manifest
-    split = config.cohort.split
+    split = cohort.split
     return assign_splits(
         manifest, split.test_size, split.val_size, split.stratify, split.leave_site_out, seed=split.seed
     )

@@ -27,7 +27,7 @@ def fit_reference(
     train: np.ndarray,
     config: Config,
 ) -> None:
-    """Fit the normative reference of a run on its training background, unless it is there or not needed.
+    """Fit the normative reference of a run on its training background, unless it is in use or not needed.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ def fit_reference(
     ManifestError
         When covariates are missing, a site has targets and no controls, or there are too few controls.
     """
-    if not needs_reference(config) or run.reference.is_file():
+    # One without a checkpoint beside it may be of other images or settings, from a start that ended before training.
+    if not needs_reference(config) or (run.reference.is_file() and run.checkpoint().is_file()):
         return
     settings = config.volumes.normative
     covariates = [name for name in settings.covariates if name in table and table[name].notna().any()]

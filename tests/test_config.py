@@ -6,10 +6,11 @@ import yaml
 from sepclr_med.config import Config, dump_config, load_config, parse_config
 from sepclr_med.errors import ConfigError
 
-RECIPES = sorted((Path(__file__).parents[1] / "pipelines").glob("*/recipe.yaml"))
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+RECIPES = sorted(PIPELINES.glob("**/recipe*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(PIPELINES).with_suffix("")))
 def test_every_recipe_is_valid_and_lists_only_what_differs(recipe):
     config, default = load_config(recipe), Config()
     for section, values in yaml.safe_load(recipe.read_text()).items():

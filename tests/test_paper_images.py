@@ -80,12 +80,13 @@ def test_manifest_is_read_without_a_remark_and_described(made, name):
 
 @pytest.mark.parametrize("name", ["cifar_mnist", "dsprites"])
 @pytest.mark.parametrize("recipe", ["recipe", "recipe_cpu"])
-def test_cache_gives_rows_and_columns_as_in_the_picture(made, name, recipe, tmp_path):
+def test_cache_gives_the_picture_with_the_axis_that_is_flipped_first(made, name, recipe, tmp_path):
     volumes = VolumesConfig(**settings_of(PAPER / name / f"{recipe}.yaml")["volumes"], n_jobs=1)
     manifest = read_manifest(made[name])
     cached = cache_volumes(manifest, volumes, tmp_path, spatial_dims=2)
     expected = pixels_of(manifest)
-    expected = np.moveaxis(expected, -1, 1) if name == "cifar_mnist" else expected[:, None]
+    # Photos are mirrored left-right, so columns come first; shapes are not mirrored at all.
+    expected = expected.transpose(0, 3, 2, 1) if name == "cifar_mnist" else expected[:, None]
     found = cached.load(np.arange(len(manifest))).astype(float)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected / 255, atol=5e-4)
@@ -245,10 +246,17 @@ def test_recipes_are_of_images_and_valid(recipe):
 
 
 @pytest.mark.parametrize(
-    ("name", "mirrored", "channels"), [("celeba", np.fliplr, 3), ("chexpert", np.fliplr, 1), ("odir", np.flipud, 3)]
+    ("recipe", "mirrored", "channels"),
+    [
+        ("cifar_mnist/recipe", np.fliplr, 3),
+        ("cifar_mnist/recipe_cpu", np.fliplr, 3),
+        ("celeba/recipe", np.fliplr, 3),
+        ("chexpert/recipe", np.fliplr, 1),
+        ("odir/recipe", np.flipud, 3),
+    ],
 )
-def test_flips_go_the_way_the_paper_flips(name, mirrored, channels, tmp_path):
-    values = settings_of(PAPER / name / "recipe.yaml")
+def test_flips_go_the_way_the_paper_flips(recipe, mirrored, channels, tmp_path):
+    values = settings_of(PAPER / f"{recipe}.yaml")
     volumes = VolumesConfig(**values["volumes"])
     picture = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     picture = picture if channels == 3 else picture[..., 0]

@@ -68,7 +68,7 @@ def probe(embeddings: dict[str, pd.DataFrame], cohort: pd.DataFrame) -> pd.DataF
 
 def _evaluate(spaces: dict[str, pd.DataFrame], cohort: pd.DataFrame, variables: list[str]) -> pd.DataFrame:
     table = evaluate(spaces, cohort, variables, n_bootstrap=0, n_permutations=0)
-    kept = table["metric"].isin(HEADLINES) & table["space"].isin(list(spaces)) & (table["scheme"] == "held_out")
+    kept = table["metric"].isin(HEADLINES) & table["space"].isin(list(spaces)) & (table["scheme"] == "held-out")
     return table[kept]
 
 
@@ -76,7 +76,7 @@ def _cohort(options: argparse.Namespace) -> pd.DataFrame:
     folder = options.output / "cohort"
     if options.base:
         return simulate(folder, 400, 60, 200, base=options.base)
-    size = load_config(RECIPE).cohort.simulate
+    size = load_config(RECIPE, options.set).cohort.simulate
     return simulate(folder, **size)
 
 

@@ -66,6 +66,12 @@ def score_with_intervals(
     return {name: (value, *_percentiles(np.concatenate(drawn[name]))) for name, value in values.items()}
 
 
+def draw_weights(truth: np.ndarray, participants: np.ndarray, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how often each row counts in each resample, (n_bootstrap, n), drawn as in :func:`score_with_intervals`."""
+    people, row_of = np.unique(participants, return_inverse=True)
+    return _draw(_strata(truth, row_of, len(people)), n_bootstrap, rng)[:, row_of]
+
+
 def _strata(truth: np.ndarray, row_of: np.ndarray, n_people: int) -> np.ndarray:
     if not np.issubdtype(truth.dtype, np.integer):
         return np.zeros(n_people, dtype=int)

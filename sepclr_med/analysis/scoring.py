@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,35 @@ class Effort:
 
 class _NotScoredError(Exception):
     """Too little data for one probe; the text says what is missing."""
+
+
+class Answer(NamedTuple):
+    """Predictions of one variable from one space, of participants the probe was not fitted on.
+
+    ``families`` are the units of resampling, ``chance`` the score of each metric without features, ``n_fitted`` how
+    many participants the probe saw.
+    """
+
+    prediction: Prediction
+    families: np.ndarray
+    chance: dict[str, float]
+    n_fitted: int
+
+
+def answer_variable(space: Space, variable: Variable, groups: Groups, scheme: Scheme, effort: Effort) -> Answer | None:
+    """Predict one variable from one space, arguments as for :func:`score_variable`; None with too little data."""
+    units = _units(space, variable, groups, scheme)
+    try:
+        if variable.kind == "classification":
+            units, _ = _set_rare_classes_aside(units, scheme)
+        _require_enough(units, variable.kind, scheme)
+        folds, _ = folds_of(units, variable.kind, scheme, effort.seed)
+        _require_scored(units, folds, variable.kind)
+    except _NotScoredError:
+        return None
+    prediction = predict_out_of_sample(units, variable.kind, folds, effort.seed)
+    n_fitted = int(np.mean([len(np.unique(units.participants[fitted])) for fitted, _ in folds]))
+    return Answer(prediction, units.families[prediction.rows], _chance(units, variable, folds), n_fitted)
 
 
 def score_variable(

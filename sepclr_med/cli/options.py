@@ -64,6 +64,22 @@ def group_settings(background: str | None, target: str | None) -> list[str]:
     return [f"cohort.{role}={json.dumps(listed(names))}" for role, names in given.items() if names is not None]
 
 
+def cohort_settings(manifest: Path | None, bids_root: Path | None) -> list[str]:
+    """Return the settings that put a manifest in the place of a recipe's cohort."""
+    paths = {"manifest": manifest, "bids_root": bids_root}
+    given = [f"cohort.{name}={path.resolve()}" for name, path in paths.items() if path is not None]
+    return given + (["cohort.simulate=null", "cohort.bids=null"] if manifest is not None else [])
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Return comma-separated whole numbers, none below zero; anything else is a :class:`ConfigError`."""
+    parts = listed(text)
+    wrong = [Problem("not a whole number", got=part, allowed="0,1,2") for part in parts if not part.isdecimal()]
+    if wrong or not parts:
+        raise ConfigError(f"{option}: cannot be understood", wrong or [Problem("no number", allowed="0,1,2")])
+    return [int(part) for part in parts]
+
+
 def grouped(texts: list[str] | None, option: str) -> dict[str, list[str]] | None:
     """Return ``NAME:A,B`` words as a dictionary of lists, None for none; anything else is a :class:`ConfigError`."""
     parts = [text.partition(":") for text in texts or ()]

@@ -1,4 +1,4 @@
-"""Verbs around everything: run and doctor."""
+"""Verbs around everything: run, compare and doctor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from sepclr_med.cli.options import (
     RunFolder,
     Target,
     Verbose,
+    cohort_settings,
     group_settings,
+    listed,
+    whole_numbers,
 )
 from sepclr_med.printing import print_json, print_rich, print_table
 
@@ -53,10 +56,7 @@ def run(
     from sepclr_med import run_recipe
     from sepclr_med.analysis.layout import format_card, format_separation
 
-    paths = {"manifest": manifest, "bids_root": bids_root}
-    given = [f"cohort.{name}={path.resolve()}" for name, path in paths.items() if path is not None]
-    given += ["cohort.simulate=null", "cohort.bids=null"] if manifest is not None else []
-    settings = [*(assign or []), *given, *group_settings(background, target)]
+    settings = [*(assign or []), *cohort_settings(manifest, bids_root), *group_settings(background, target)]
     table = run_recipe(recipe, run_dir, settings, overwrite, say=lambda text: print(text, file=sys.stderr, flush=True))
     if as_json:
         print_json(table)
@@ -64,6 +64,48 @@ def run(
     print_rich(format_separation(table))
     print_rich(format_card(table.attrs["card"]))
     print(f"everything else -> {run_dir / 'report.html'}", file=sys.stderr)
+
+
+@app.command(rich_help_panel="Results")
+def compare(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes, of one cohort.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for runs, table and figure.")],
+    methods: Annotated[str | None, typer.Option(help="Methods to try each recipe with, comma-separated.")] = None,
+    seeds: Annotated[str, typer.Option(help="Training seeds, comma-separated.")] = "0,1,2",
+    manifest: Annotated[Path | None, typer.Option(help="Manifest to use instead of the recipes' cohort.")] = None,
+    variables: Annotated[str | None, typer.Option(help="Columns to probe, comma-separated; none means all.")] = None,
+    background: Background = None,
+    target: Target = None,
+    bids_root: BidsRoot = None,
+    assign: Assignments = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples behind each interval.")] = 1000,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Hold methods against one another: the same cohort and splits, several seeds, one table and figure.
+
+    Example: sepclr-med compare pipelines/synthetic/recipe.yaml --methods sepclr,sepclr_paper,simclr,pca -o comparison
+    """
+    from sepclr_med import compare as hold
+    from sepclr_med.analysis.comparison_layout import format_comparison
+
+    settings = [*(assign or []), *cohort_settings(manifest, bids_root), *group_settings(background, target)]
+    table = hold(
+        recipes,
+        output,
+        whole_numbers(seeds, "--seeds"),
+        listed(methods),
+        settings,
+        listed(variables) or None,
+        bootstrap,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    if as_json:
+        print_json(table)
+        return
+    for space in ("salient", "common"):
+        print_rich(format_comparison(table, space))
+    print(f"table and figure -> {output / 'comparison.tsv'}, {output / 'comparison.png'}", file=sys.stderr)
 
 
 @app.command(rich_help_panel="Results")

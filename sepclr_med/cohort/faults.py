@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from sepclr_med.cohort.images import ImageFacts
+from sepclr_med.cohort.pictures import PALETTES
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Fault:
 
 
 GET_IT_AGAIN = "copy or convert it again from the source, or remove the row"
+READABLE = "NIfTI, MGH or another format that nibabel reads; PNG, JPEG, BMP or TIFF under a name that says so"
 ONE_VOLUME = "one 3-D volume with a number per voxel"
 
 FAULTS = {
@@ -30,8 +32,8 @@ FAULTS = {
     "unreadable_file": Fault("the system does not let it be read", "a readable file", "ask for access to its folder"),
     "empty_file": Fault("the file has no bytes", "an image", GET_IT_AGAIN),
     "damaged_file": Fault("the file is cut short or damaged", "a complete file", GET_IT_AGAIN),
-    "not_an_image": Fault("this is not an image", "NIfTI, MGH or another format that nibabel reads", GET_IT_AGAIN),
-    "unreadable_image": Fault("the image cannot be read", "NIfTI, MGH or another format nibabel reads", GET_IT_AGAIN),
+    "not_an_image": Fault("this is not an image", READABLE, GET_IT_AGAIN),
+    "unreadable_image": Fault("the image cannot be read", READABLE, GET_IT_AGAIN),
     "not_scalar": Fault("voxels are not plain numbers", ONE_VOLUME, "convert it to a scalar image"),
     "four_d": Fault("the image has more than three dimensions", ONE_VOLUME, "take one volume of it, or the mean"),
     "bad_affine": Fault("the header does not say where the voxels lie", "an affine with an inverse", GET_IT_AGAIN),
@@ -43,6 +45,18 @@ FAULTS = {
         "the header has neither sform nor qform: what is left and right is a guess",
         "an sform or qform",
         "convert it again from the source with orientation",
+        severity="warning",
+    ),
+    "several_pictures": Fault(
+        "the file holds several pictures, of which the first is used",
+        "one picture",
+        "save the one that is meant to a file of its own, if it is not the first",
+        severity="warning",
+    ),
+    "palette": Fault(
+        "pixels are numbers of a palette, not intensities",
+        "grey or colours",
+        "convert it to grey or to RGB",
         severity="warning",
     ),
 }
@@ -67,6 +81,10 @@ def find_faults(facts: ImageFacts) -> dict[str, str]:
         found["constant_image"] = ""
     if len(facts.shape) > 3:
         found["trailing_axes"] = f"shape {facts.shape}"
+    if facts.n_pictures > 1:
+        found["several_pictures"] = f"{facts.n_pictures} pictures"
+    if facts.mode in PALETTES:
+        found["palette"] = f"mode {facts.mode}"
     if not facts.placed:
         found["no_orientation"] = f"orientation {facts.orientation}"
     return found

@@ -12,6 +12,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from PIL import UnidentifiedImageError
+
+from sepclr_med.cohort.pictures import DamagedPictureError, is_picture, read_picture
 
 THUMBNAIL_SPACING = 12.0
 MIN_BLOCKS = 8
@@ -31,7 +34,7 @@ class ImageFacts:
     failure, detail : str
         Code of what kept the file from being read ("" when it was read) and the reason in words.
     shape : tuple of int
-        As stored, trailing axes of length 1 included.
+        As stored, trailing axes of length 1 included. Of a picture: width, height and, if several, channels.
     spacing : tuple of float
         Voxel size in mm.
     orientation : str
@@ -52,6 +55,11 @@ class ImageFacts:
         Of the absolute values of non-zero voxels: mean, standard deviation, 99th percentile; and their volume in mL.
     thumbnail : str
         The image averaged over blocks of about 12 mm (smaller in small images), in 256 steps; see :meth:`pattern`.
+    mode : str
+        Colours of a picture, as Pillow calls them; "" for a volume. Pictures have no spacing, orientation or grid, and
+        nothing is said of their intensities, which depend on the exposure.
+    n_pictures : int
+        Pictures in the file, of which the first is used.
     """
 
     path: str
@@ -74,6 +82,13 @@ class ImageFacts:
     bright: float = 0.0
     filled: float = 0.0
     thumbnail: str = ""
+    mode: str = ""
+    n_pictures: int = 1
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether this is a two-dimensional picture, not a volume."""
+        return bool(self.mode)
 
     @property
     def usable(self) -> bool:
@@ -90,7 +105,7 @@ def read_facts(path: str) -> ImageFacts:
     """Open one image and return what it holds; never raises, whatever the file is.
 
     The voxels are read as float32, to the very end of a compressed file, so that its checksum is verified. A 4-D image
-    is not read beyond its header.
+    is not read beyond its header. PNG, JPEG, BMP and TIFF are read by Pillow, everything else by nibabel.
 
     Examples
     --------
@@ -107,7 +122,7 @@ def read_facts(path: str) -> ImageFacts:
     known: dict[str, Any] = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     # Broken files raise nearly anything, a MemoryError for an absurd header included, and the file is at fault.
     try:
-        return _read(path, known)
+        return _read_picture(path, known) if is_picture(path) else _read_volume(path, known)
     except Exception as error:
         failure = _name_failure(path, error)
         return ImageFacts(**known, failure=failure, detail=" ".join(str(error).split()) or type(error).__name__)
@@ -124,14 +139,22 @@ def _explain_absence(path: str, error: OSError) -> ImageFacts:
 
 
 def _name_failure(path: str, error: Exception) -> str:
-    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or "could the file be damaged" in str(error):
+    broken = EOFError | zlib.error | gzip.BadGzipFile | DamagedPictureError
+    if isinstance(error, broken) or "could the file be damaged" in str(error):
         return "damaged_file"
-    if isinstance(error, nib.filebasedimages.ImageFileError):
+    if isinstance(error, nib.filebasedimages.ImageFileError | UnidentifiedImageError):
         return "not_an_image" if os.path.getsize(path) else "empty_file"
     return "unreadable_image"
 
 
-def _read(path: str, known: dict[str, Any]) -> ImageFacts:
+def _read_picture(path: str, known: dict[str, Any]) -> ImageFacts:
+    picture = read_picture(path)
+    known |= {"shape": picture.pixels.shape, "mode": picture.mode, "n_pictures": picture.n_pictures}
+    # A picture of one colour is constant, whatever its channels are.
+    return ImageFacts(**known, **_describe_content(picture.pixels.astype(np.float32), axis=(0, 1)))
+
+
+def _read_volume(path: str, known: dict[str, Any]) -> ImageFacts:
     image = nib.load(path)
     known |= _describe_header(image)
     if sum(length > 1 for length in image.shape[3:]):
@@ -174,17 +197,8 @@ def _voxels(image: Any, path: str) -> np.ndarray:
 
 
 def _describe_voxels(image: Any, values: np.ndarray) -> dict[str, Any]:
-    values = nib.apply_orientation(values, nib.io_orientation(image.affine))
-    values = np.ascontiguousarray(values)
-    digest = hashlib.blake2b(str(values.shape).encode(), digest_size=16)
-    digest.update(values.data)
-    lowest, highest = float(values.min()), float(values.max())
-    found: dict[str, Any] = {
-        "digest": digest.hexdigest(),
-        "n_nonfinite": int(values.size - np.count_nonzero(np.isfinite(values))),
-        "constant": lowest == highest,
-        "zero": lowest == highest == 0,
-    }
+    values = np.ascontiguousarray(nib.apply_orientation(values, nib.io_orientation(image.affine)))
+    found = _describe_content(values)
     if found["n_nonfinite"] or found["constant"]:
         return found
     filled = np.abs(values[values != 0])
@@ -195,6 +209,20 @@ def _describe_voxels(image: Any, values: np.ndarray) -> dict[str, Any]:
         "bright": float(np.percentile(filled, 99)),
         "filled": float(filled.size * np.prod(spacing) / 1000),
         "thumbnail": _shrink(values, THUMBNAIL_SPACING / spacing),
+    }
+
+
+def _describe_content(values: np.ndarray, axis: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Return what is asked of volumes and pictures alike; along ``axis`` a constant image has one value."""
+    values = np.ascontiguousarray(values)
+    digest = hashlib.blake2b(str(values.shape).encode(), digest_size=16)
+    digest.update(values.data)
+    lowest, highest = values.min(axis=axis), values.max(axis=axis)
+    return {
+        "digest": digest.hexdigest(),
+        "n_nonfinite": int(values.size - np.count_nonzero(np.isfinite(values))),
+        "constant": bool(np.all(lowest == highest)),
+        "zero": bool(np.all(lowest == 0) and np.all(highest == 0)),
     }
 
 

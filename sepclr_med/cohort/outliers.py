@@ -2,12 +2,14 @@
 
 What counts as usual is taken from images of the same site and scanner, so that a site with another scanner is not taken
 for a fault. All thresholds are on robust z-scores (median and median absolute deviation), which a few bad images do not
-shift.
+shift. Pictures are compared by content, size and colour mode only: their brightness depends on the exposure, and they
+share no space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,6 @@ MIN_IMAGES = 8
 MIN_SITE = 3
 SHOWN_VALUES = 5
 FEW_ODD, ODD_SHARE = 3, 0.25
-GEOMETRY_FIX = "nothing, if the header is right (preprocessing resamples); otherwise convert it again from the source"
 # The smallest spreads taken seriously: 5 % of an intensity, 0.1 of a correlation's Fisher z. Without them, cohorts
 # whose images are nearly equal would raise alarms over nothing.
 INTENSITY_FLOOR, OVERLAP_FLOOR = 0.05, 0.1
@@ -37,6 +38,29 @@ INTENSITIES = {
 
 # Makes a Problem about one row of the manifest from a row label and the other fields.
 Place = Callable[..., Problem]
+
+
+class Advice(NamedTuple):
+    """What to do about one odd image, and about a cohort of several kinds; how grave the latter is."""
+
+    one: str
+    several: str
+    severity: str = "info"
+
+
+GEOMETRY = Advice(
+    "nothing, if the header is right (preprocessing resamples); otherwise convert it again from the source",
+    "nothing, if it does not go with diagnosis: preprocessing brings all images to one grid",
+)
+PICTURE_SIZE = Advice(
+    "nothing, if volumes.transforms bring all pictures to one size (Resized)",
+    "nothing, if it does not go with diagnosis and volumes.transforms bring all pictures to one size (Resized)",
+)
+COLOURS = Advice(
+    "convert it to the mode of the others: preprocessing keeps channels, and all images must have as many",
+    "convert all to one mode: preprocessing keeps channels, and all images must have as many",
+    "warning",
+)
 
 
 def find_outliers(rows: pd.DataFrame, facts: list[ImageFacts], place: Place) -> list[Problem]:
@@ -60,12 +84,14 @@ def find_outliers(rows: pd.DataFrame, facts: list[ImageFacts], place: Place) -> 
         return []
     table = pd.DataFrame([_comparable(found) for found in facts], index=rows.index)
     peers = _peers(rows)
+    is_volume = np.array([not found.is_picture for found in facts])
     return [
         *_find_copies(rows, table["digest"], place),
         *_find_odd(table["orientation"], pd.Series("", index=rows.index), "orientation", place),
         *_find_odd(table["spacing"], peers, "voxel size", place),
-        *_find_odd(table["shape"], peers, "shape", place),
-        *_find_odd_intensities(table, peers, place),
+        *_find_odd(table["shape"], peers, "shape", place, GEOMETRY if is_volume.all() else PICTURE_SIZE),
+        *_find_odd(table["mode"], peers, "colour mode", place, COLOURS),
+        *_find_odd_intensities(table[is_volume], peers[is_volume], place),
         *_find_failed_registration(table["grid"], facts, peers, place),
     ]
 
@@ -110,9 +136,10 @@ def robust_z(values: pd.Series, peers: pd.Series, floor: float) -> pd.DataFrame:
 def _comparable(facts: ImageFacts) -> dict[str, object]:
     return {
         "digest": facts.digest,
-        "orientation": facts.orientation,
-        "spacing": " x ".join(f"{length:.2f}" for length in facts.spacing) + " mm",
-        "shape": " x ".join(str(length) for length in facts.shape[:3]),
+        "orientation": facts.orientation or "none",
+        "spacing": " x ".join(f"{length:.2f}" for length in facts.spacing) + " mm" if facts.spacing else "none",
+        "shape": " x ".join(str(length) for length in facts.shape[: 2 if facts.is_picture else 3]),
+        "mode": facts.mode or "none",
         "grid": facts.grid,
         **{name: np.log(max(getattr(facts, name), np.finfo(float).tiny)) for name in INTENSITIES},
     }
@@ -145,7 +172,7 @@ def _find_copies(rows: pd.DataFrame, digests: pd.Series, place: Place) -> list[P
     return problems
 
 
-def _find_odd(values: pd.Series, peers: pd.Series, what: str, place: Place) -> list[Problem]:
+def _find_odd(values: pd.Series, peers: pd.Series, what: str, place: Place, advice: Advice = GEOMETRY) -> list[Problem]:
     """Name images whose geometry differs from the majority of their peers, and say once which values there are."""
     if values.nunique() < 2:
         return []
@@ -165,22 +192,25 @@ def _find_odd(values: pd.Series, peers: pd.Series, what: str, place: Place) -> l
                     message=f"{what} differs from most comparable images",
                     got=value,
                     allowed=counts.index[0],
-                    fix=GEOMETRY_FIX,
+                    fix=advice.one,
                     code=f"odd_{what.replace(' ', '_')}",
                     severity="warning",
                 )
                 for label, value in odd.items()
             ]
-    return [*problems, _summarise(values, what)]
+    return [*problems, _summarise(values, what, advice)]
 
 
-def _summarise(values: pd.Series, what: str) -> Problem:
+def _summarise(values: pd.Series, what: str, advice: Advice) -> Problem:
     counts = values.value_counts()
     shown = ", ".join(f"{value} ({count} images)" for value, count in counts.head(SHOWN_VALUES).items())
     more = f" and {len(counts) - SHOWN_VALUES} more" if len(counts) > SHOWN_VALUES else ""
-    fix = "nothing, if it does not go with diagnosis: preprocessing brings all images to one grid"
     return Problem(
-        f"images differ in {what}", got=shown + more, fix=fix, code=f"mixed_{what.replace(' ', '_')}", severity="info"
+        f"images differ in {what}",
+        got=shown + more,
+        fix=advice.several,
+        code=f"mixed_{what.replace(' ', '_')}",
+        severity=advice.severity,
     )
 
 
@@ -209,8 +239,8 @@ def _find_failed_registration(
 ) -> list[Problem]:
     by_label = dict(zip(grids.index, facts, strict=True))
     problems = []
-    for labels in grids.index.groupby(grids).values():
-        if len(labels) < MIN_IMAGES:
+    for grid, labels in grids.index.groupby(grids).items():
+        if not grid or len(labels) < MIN_IMAGES:
             continue
         overlap = _overlap(pd.Series(by_label).loc[labels])
         fisher = np.arctanh(overlap.clip(-0.9999, 0.9999))

@@ -16,6 +16,7 @@ from sepclr_med.cohort.consistency import check_overlap, check_participants
 from sepclr_med.cohort.design import judge_acquisition, judge_design
 from sepclr_med.cohort.facts_file import read_images
 from sepclr_med.cohort.faults import FAULTS, find_faults
+from sepclr_med.cohort.images import ImageFacts
 from sepclr_med.cohort.manifest import assign_roles
 from sepclr_med.cohort.outliers import find_outliers
 from sepclr_med.errors import ManifestError, Problem
@@ -192,8 +193,16 @@ def _judge_images(manifest: pd.DataFrame, role: pd.Series, usable: pd.Series) ->
     if "site" in manifest:
         groups = role.groupby(manifest["site"]).nunique()
         usable = usable[~manifest.loc[usable.index, "site"].isin(groups.index[groups == 1])]
-    protocol = usable.map(lambda found: f"{np.round(found.spacing, 1)} {found.orientation}")
-    return judge_acquisition(role.loc[usable.index], protocol, "voxel size or orientation")
+    pictures = any(found.is_picture for found in usable)
+    what = "size or colours of the pictures" if pictures else "voxel size or orientation"
+    return judge_acquisition(role.loc[usable.index], usable.map(_protocol), what)
+
+
+def _protocol(found: ImageFacts) -> str:
+    if not found.is_picture:
+        return f"{np.round(found.spacing, 1)} {found.orientation}"
+    # In steps of the square root of two: photographs are cut to any size, and what counts is resolution.
+    return f"{round(float(np.log2(np.prod(found.shape[:2]))))} {found.mode}"
 
 
 def _speak(problem: Problem) -> str:

@@ -45,7 +45,8 @@ class CLUB(Critic):
         self.layers = nn.Sequential(nn.Linear(common_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * salient_dim))
 
     def _conditional(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.layers(c).chunk(2, dim=1)
+        with torch.autocast(c.device.type, enabled=False):
+            mean, log_variance = self.layers(c).chunk(2, dim=1)
         return mean, LARGEST_LOG_VARIANCE * torch.tanh(log_variance / LARGEST_LOG_VARIANCE)
 
     def forward(self, c: Tensor, s: Tensor) -> Tensor:
@@ -103,4 +104,5 @@ class DensityRatio(Critic):
         return (nn.functional.softplus(-joint).mean() + nn.functional.softplus(exchanged).mean()) / 2
 
     def _logits(self, c: Tensor, s: Tensor) -> Tensor:
-        return self.layers(torch.cat([c, s], dim=1))[:, 0]
+        with torch.autocast(c.device.type, enabled=False):
+            return self.layers(torch.cat([c, s], dim=1))[:, 0]

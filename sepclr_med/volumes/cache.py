@@ -188,6 +188,7 @@ def _fill(store: VolumeCache, pipeline: Compose, contents: Sequence[Content], n_
     if not owners:
         return []
     store.check_space(len(owners))
+    filled_before = bool(store.rows)
     problems: list[Problem] = []
     pending: list[tuple[str, np.ndarray]] = []
     clock = Clock(BATCH_SECONDS)
@@ -197,7 +198,7 @@ def _fill(store: VolumeCache, pipeline: Compose, contents: Sequence[Content], n_
             store.fix_shape(made.shape)
             store.check_space(len(owners))
         if not isinstance(made, Problem) and made.shape != store.shape:
-            made = _wrong_shape(made.shape, store.shape)
+            made = _wrong_shape(made.shape, store.shape, filled_before)
         if isinstance(made, Problem):
             problems += [same.source.blame(made) for same in owners[content.key]]
             continue
@@ -220,12 +221,18 @@ def _make(pipeline: Compose, content: Content) -> np.ndarray | Problem:
     return volume
 
 
-def _wrong_shape(shape: Sequence[int], expected: Sequence[int]) -> Problem:
+def _wrong_shape(shape: Sequence[int], expected: Sequence[int], filled_before: bool) -> Problem:
+    others = "images made before with the same volumes.transforms" if filled_before else "the first image"
+    mend = "set volumes.spatial_size, or end volumes.transforms with Resized or ResizeWithPadOrCropd"
+    if shape[0] != expected[0]:
+        mend = "convert the images to one number of channels"
+    if filled_before:
+        mend = f"if those are another dataset's, set another volumes.cache_dir; otherwise {mend}"
     return Problem(
-        "comes out of preprocessing in another shape than the first image of this cache",
+        f"comes out of preprocessing in another shape than {others}",
         got=" x ".join(map(str, shape)),
         allowed=" x ".join(map(str, expected)),
-        fix="set volumes.spatial_size, or end volumes.transforms with Resized or ResizeWithPadOrCropd",
+        fix=mend,
         code="wrong_shape",
     )
 

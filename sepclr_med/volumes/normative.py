@@ -130,7 +130,7 @@ class NormativeReference:
 
     def fold_of(self, table: pd.DataFrame) -> np.ndarray:
         """Return the number of each row's reference."""
-        return table["participant_id"].map(self.folds).fillna(self.last).to_numpy(dtype=np.int64)
+        return table["participant_id"].map(self.folds).fillna(self.last).to_numpy(dtype=np.int64, copy=True)
 
     def to(self, device: torch.device) -> NormativeReference:
         """Return the same reference on another device."""
