@@ -19,10 +19,9 @@ from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embedd
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.engine import on_first_process, start_processes
 from sepclr_med.errors import RunError, UserError
-from sepclr_med.inference import represent
+from sepclr_med.inference import load_erasure, represent
 from sepclr_med.methods import build_network
 from sepclr_med.methods.covariates import embed_table
-from sepclr_med.methods.erasure import Erasure
 from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
@@ -109,9 +108,8 @@ def embed(
     factors = _embed_rows(fabric, run, network, read, kept, batch_size)
     if config.method.name == "covariates":
         factors |= embed_table(facts["fitted"], manifest.iloc[kept])
-    if run.erasure.is_file():
-        arrays, _ = load_checkpoint(run.erasure)
-        factors["salient"] = Erasure(arrays["centre"].numpy(), arrays["projection"].numpy())(factors["salient"])
+    if erasure := load_erasure(run):
+        factors["salient"] = erasure(factors["salient"])
     ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
     tables = {
         space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)

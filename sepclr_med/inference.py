@@ -8,6 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sepclr_med.checkpoint import load_checkpoint
+from sepclr_med.methods.erasure import Erasure
+from sepclr_med.rundir import RunDir
+
+
+def load_erasure(run: RunDir) -> Erasure | None:
+    """Return what a run takes out of its salient space, or None."""
+    if not run.erasure.is_file():
+        return None
+    arrays, _ = load_checkpoint(run.erasure)
+    return Erasure(arrays["centre"].numpy(), arrays["projection"].numpy())
+
 
 @torch.inference_mode()
 def represent(

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
 from sepclr_med.config import Config
@@ -17,6 +16,8 @@ from sepclr_med.rundir import RunDir
 from sepclr_med.volumes.normative import NormativeReference, Rendering, fit_normative, render_with
 
 logger = logging.getLogger(__name__)
+
+FOLDS_TO_CHOOSE = 5
 
 
 def fit_reference(
@@ -54,18 +55,17 @@ def fit_reference(
     if absent := sorted(set(settings.covariates) - set(covariates)):
         logger.warning("the normative reference does without %s: no such column", ", ".join(absent))
     rows = table.iloc[train].reset_index(drop=True)
-    folds = assign_folds(rows, ~is_target[train], settings.folds)
-    reference = fit_normative(
-        lambda places: load(train[places]),
-        rows,
-        ~is_target[train],
-        folds,
-        covariates,
-        settings.n_components,
-        settings.model,
-    )
-    tensors, state = reference.state()
-    save_checkpoint(run.reference, tensors, state)
+    in_sample = settings.folds == 1
+    folds = assign_folds(rows, ~is_target[train], FOLDS_TO_CHOOSE if in_sample else settings.folds)
+    wanted = {run.reference: (covariates, settings.model)}
+    if config.method.common_input == "normal":
+        wanted[run.normal_reference] = ([], "pca")
+    for path, (columns, model) in wanted.items():
+        reference = fit_normative(
+            lambda places: load(train[places]), rows, ~is_target[train], folds, columns, settings.n_components, model
+        )
+        tensors, state = reference.state()
+        save_checkpoint(path, tensors, {**state, "folds": {}} if in_sample else state)
 
 
 def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Rendering | None:
@@ -80,7 +80,11 @@ def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Renderin
     """
     if not needs_reference(config):
         return None
-    return render_with(NormativeReference.from_state(*load_checkpoint(run.reference)), table)
+    reference = NormativeReference.from_state(*load_checkpoint(run.reference))
+    normal = None
+    if config.method.common_input == "normal":
+        normal = NormativeReference.from_state(*load_checkpoint(run.normal_reference))
+    return render_with(reference, table, normal)
 
 
 def assign_folds(rows: pd.DataFrame, is_background: np.ndarray, n_folds: int) -> np.ndarray:
@@ -106,11 +110,9 @@ def assign_folds(rows: pd.DataFrame, is_background: np.ndarray, n_folds: int) ->
         few = Problem(f"{n} training background participants", allowed=f"{2 * n_folds} or more", fix=fix)
         raise ManifestError("volumes.normative: too few controls to say what is normal", [few])
     site = rows["site"].astype(str) if "site" in rows else pd.Series("", index=rows.index)
-    strata = site + np.where(is_background, " background", " target")
-    # A stratum of fewer members than folds only warns.
-    strata = strata.where(strata.map(strata.value_counts()) >= n_folds, "rest")
-    division = StratifiedGroupKFold(n_folds, shuffle=True, random_state=0)
-    folds = np.empty(len(rows), dtype=np.int64)
-    for number, (_, held_out) in enumerate(division.split(rows, strata, families)):
-        folds[held_out] = number
-    return folds
+    people = pd.DataFrame({"family": families, "is_target": ~is_background, "site": site})
+    # A family counts as its controls do: of each site and group they are dealt out one by one, so that no reference
+    # lacks all controls of a site.
+    people = people.sample(frac=1, random_state=0).sort_values(["is_target", "site"], kind="stable")
+    dealt = people["family"].drop_duplicates()
+    return families.map(pd.Series(np.arange(len(dealt)) % n_folds, index=dealt)).to_numpy(dtype=np.int64, copy=True)

@@ -176,6 +176,11 @@ class RunDir:
         return self.path / "checkpoints" / "reference.safetensors"
 
     @property
+    def normal_reference(self) -> Path:
+        """The background's components without covariates, where the common encoder sees what they explain."""
+        return self.path / "checkpoints" / "normal_reference.safetensors"
+
+    @property
     def erasure(self) -> Path:
         """What is taken out of exported spaces, fitted on training rows."""
         return self.path / "checkpoints" / "erasure.safetensors"

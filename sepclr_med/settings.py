@@ -94,8 +94,9 @@ class NormativeConfig(Section):
     controls are most likely."""
     model: Literal["pca", "ppca"] = "pca"
     """``pca`` takes components out whole, ``ppca`` shrinks each by its share of noise."""
-    folds: int = Field(5, ge=2)
-    """Training rows are rendered by references fitted without them, in so many folds."""
+    folds: int = Field(5, ge=1)
+    """Training rows are rendered by references fitted without them, in so many folds. 1 is for comparison only: controls
+    then look more normal than they are, and the salient encoder learns that."""
 
 
 class VolumesConfig(Section):
@@ -197,8 +198,12 @@ class MethodConfig(Section):
     """Size of the common representation."""
     salient_dim: int = Field(32, ge=1)
     """Size of the salient representation (of the only one, in methods of one space)."""
-    salient_input: Literal["plain", "deviation"] = "deviation"
-    """What the salient encoder sees: the preprocessed image, or how far it lies from the normative reference."""
+    salient_input: Literal["auto", "plain", "deviation"] = "auto"
+    """What the salient encoder sees: the preprocessed image, or how far it lies from the normative reference. ``auto``:
+    deviations where a voxel is the same place in every brain (volumes with ``standardise: voxelwise``), else plain."""
+    common_input: Literal["plain", "normal"] = "plain"
+    """What the common encoder sees beside deviations: the preprocessed image, or the part of it that mean and leading
+    components of the background explain."""
     temperature: float = Field(0.5, gt=0)
     """Bandwidth of the Gaussian kernels, the paper's tau."""
     w_salient: float = Field(1.0, ge=0)

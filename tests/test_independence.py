@@ -237,7 +237,9 @@ def test_critics_trained_on_gaussians_find_their_mutual_information(kind):
     else:
         # The bound with the true conditional, which lies above the mutual information.
         np.testing.assert_allclose(found, [rho**2 / (1 - rho**2) for rho in CORRELATIONS], rtol=0.1, atol=0.03)
-        assert all(value > gaussian_mutual_information(rho) - 0.03 for value, rho in zip(found, CORRELATIONS))
+        assert all(
+            value > gaussian_mutual_information(rho) - 0.03 for value, rho in zip(found, CORRELATIONS, strict=True)
+        )
 
 
 def test_club_is_the_mean_log_ratio_over_all_pairs_and_is_fitted_by_likelihood():

@@ -16,8 +16,11 @@ from sepclr_med.anatomy.sensitivity import Sensitivity, explain_factors, window_
 from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError
-from sepclr_med.methods import build_network
-from sepclr_med.networks import channels_last
+from sepclr_med.inference import load_erasure
+from sepclr_med.methods import CLOSED_FORM, build_network
+from sepclr_med.methods.erasure import Erasure
+from sepclr_med.networks import channels_last, split_inputs
+from sepclr_med.rendering import load_rendering
 from sepclr_med.rundir import RunDir
 from sepclr_med.volumes.reader import VolumeReader
 
@@ -65,12 +68,13 @@ def map_sensitivity(
         When the embeddings were made with other weights than the run has now.
     """
     chosen = [factor for factor in factors if factor.encoder is not None]
-    if not chosen or not methods:
+    if not chosen or not methods or config.method.name in CLOSED_FORM:
         return {}
     tensors, facts = load_checkpoint(run.checkpoint(tables.checkpoint or config.evaluation.checkpoint))
     _require_same_weights(run, tables, chosen, facts["model_id"])
     device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
-    read = VolumeReader(images.cached, saved_standardisation(tensors), device)
+    rendering = load_rendering(run, manifest, config)
+    read = VolumeReader(images.cached, saved_standardisation(tensors), device, rendering=rendering)
     controls = manifest["diagnosis"].isin(config.cohort.background) & (manifest["split"] == "train")
     reference = _mean(read, np.flatnonzero(controls.to_numpy() & images.has_image))
     drawn = np.random.default_rng([seed, 3]).permutation(len(sample.images))[:n_images]
@@ -79,22 +83,27 @@ def map_sensitivity(
     def build(encoder: str, random: bool) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build_network(config, facts["in_channels"])
+            network = build_network(config, facts["in_channels"], facts["spatial_size"])
         if not random:
             network.load_state_dict(network_weights(tensors))
-        return channels_last(network.get_submodule(f"{encoder}_encoder")).eval()
+        own = channels_last(network.get_submodule(f"{encoder}_encoder"))
+        return _SpaceEncoder(own, sizes[encoder], erased.get(encoder)).eval()
 
+    erased = {"salient": load_erasure(run)}
+    sizes = {factor.encoder: len(factor.weights) for factor in chosen}
+    renderings = {"common": 0, "salient": 1}
     window = window_voxels(images.spacing, images.mask.shape)
     found: dict[str, Sensitivity] = {}
     for encoder in dict.fromkeys(factor.encoder for factor in chosen):
         mine = [factor for factor in chosen if factor.encoder == encoder]
+        seen, usual = (split_inputs(v, facts["in_channels"])[renderings[encoder]] for v in (volumes, reference[None]))
         # What is subtracted before weighting shifts the value and cancels in every difference.
         maps = explain_factors(
             lambda random, encoder=encoder: build(encoder, random),
             np.column_stack([factor.weights for factor in mine]),
             mine[0].centre,
-            volumes,
-            reference,
+            seen,
+            usual[0],
             images.mask,
             methods,
             window,
@@ -102,6 +111,23 @@ def map_sensitivity(
         )
         found |= {factor.name: one for factor, one in zip(mine, maps, strict=True)}
     return found
+
+
+class _SpaceEncoder(nn.Module):
+    """An encoder followed by what is erased from its space; of an encoder of distributions the means."""
+
+    def __init__(self, encoder: nn.Module, dim: int, erasure: Erasure | None) -> None:
+        super().__init__()
+        self.encoder, self.dim = encoder, dim
+        if erasure is not None:
+            self.register_buffer("projection", torch.from_numpy(erasure.projection).float())
+            self.register_buffer("centre", torch.from_numpy(erasure.centre).float())
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        values = self.encoder(volumes)[:, : self.dim]
+        if not hasattr(self, "projection"):
+            return values
+        return values - (values - self.centre) @ self.projection.T
 
 
 def _require_same_weights(run: RunDir, tables: RunTables, factors: Sequence[MappedFactor], model_id: str) -> None:

@@ -46,5 +46,13 @@ def build_network(config: Config, in_channels: int = 1, spatial_size: tuple[int,
 
 
 def needs_reference(config: Config) -> bool:
-    """Say whether the method looks at deviations from the normative reference."""
+    """Say whether the method looks at deviations from the normative reference.
+
+    Examples
+    --------
+    >>> needs_reference(Config())
+    True
+    """
+    if config.method.salient_input == "auto":
+        return config.network.spatial_dims == 3 and config.volumes.standardise == "voxelwise"
     return config.method.salient_input == "deviation" and config.method.name != "covariates"

@@ -186,11 +186,22 @@ class Rendering:
     reference : NormativeReference
     design : Tensor of shape (N, p)
     fold : Tensor of shape (N,), on the CPU
+    normal : NormativeReference or None, default=None
+        One without covariates, for :meth:`normal_part`.
     """
 
     reference: NormativeReference
     design: Tensor
     fold: Tensor
+    normal: NormativeReference | None = None
+
+    def normal_part(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
+        """Return what the background's mean and components explain of raw volumes; all of it without ``normal``."""
+        if self.normal is None:
+            return volumes
+        places = torch.from_numpy(np.asarray(rows))
+        intercept = torch.ones(len(places), 1, device=volumes.device)
+        return volumes - self.normal.residual(volumes, intercept, self.fold[places])
 
     def __call__(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
         """Return deviations of raw volumes, which are these rows of the manifest."""
@@ -199,10 +210,13 @@ class Rendering:
 
     def to(self, device: torch.device) -> Rendering:
         """Return the same rendering on another device."""
-        return Rendering(self.reference.to(device), self.design.to(device), self.fold)
+        normal = self.normal.to(device) if self.normal else None
+        return Rendering(self.reference.to(device), self.design.to(device), self.fold, normal)
 
 
-def render_with(reference: NormativeReference, table: pd.DataFrame) -> Rendering:
+def render_with(
+    reference: NormativeReference, table: pd.DataFrame, normal: NormativeReference | None = None
+) -> Rendering:
     """Say how the images of a manifest are rendered.
 
     Raises
@@ -211,7 +225,7 @@ def render_with(reference: NormativeReference, table: pd.DataFrame) -> Rendering
         When covariates are missing, or of a site whose controls the reference does not know.
     """
     design = torch.from_numpy(reference.design.encode(table))
-    return Rendering(reference, design, torch.from_numpy(reference.fold_of(table)))
+    return Rendering(reference, design, torch.from_numpy(reference.fold_of(table)), normal)
 
 
 def learn_design(table: pd.DataFrame, covariates: list[str]) -> Design:
