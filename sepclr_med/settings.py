@@ -95,8 +95,8 @@ class NormativeConfig(Section):
     model: Literal["pca", "ppca"] = "pca"
     """``pca`` takes components out whole, ``ppca`` shrinks each by its share of noise."""
     folds: int = Field(5, ge=1)
-    """Training rows are rendered by references fitted without them, in so many folds. 1 is for comparison only: controls
-    then look more normal than they are, and the salient encoder learns that."""
+    """Training rows are rendered by references fitted without them, in so many folds. 1 is for comparison only:
+    controls then look more normal than they are, and the salient encoder learns that."""
 
 
 class VolumesConfig(Section):
@@ -215,9 +215,12 @@ class MethodConfig(Section):
     independence: Literal[
         "none", "hsic", "distance_correlation", "mmd", "mutual_information", "club", "total_correlation"
     ] = "hsic"
-    """A further term on target rows that pushes the salient head away from what the common head holds."""
+    """A further term on target rows that pushes one head away from what the other holds."""
     w_independence: float = Field(10.0, ge=0)
     """Its weight."""
+    gives_way: Literal["common", "salient", "both"] = "common"
+    """Which head that term moves. A salient encoder that sees deviations holds little else, so the common one is to let
+    disease go; one that sees plain images must let go of what is shared."""
     attributes: dict[str, LabelKind] = {}
     """Columns that supervise the first salient factors, one each; the others stay unsupervised."""
     common_attributes: dict[str, LabelKind] = {}

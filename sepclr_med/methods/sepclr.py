@@ -7,8 +7,8 @@ The first four terms are the paper's (:mod:`sepclr_med.losses.pairwise`), and ``
 
 - ``salient_input: deviation``: the salient encoder sees how far an image lies from the normative reference of the
   background, the common encoder the image itself (:mod:`sepclr_med.volumes.normative`).
-- ``independence``: a measure D of dependence of both heads on target rows, the common head held still, so that it is
-  the salient head that gives way. For the paper's comparisons set ``w_joint: 0`` beside it.
+- ``independence``: a measure D of dependence of both heads on target rows. ``gives_way`` says which head it moves; the
+  other is held still. For the paper's comparisons set ``w_joint: 0`` beside it.
 - ``nuisances``: the normalised HSIC between the salient head and named columns v, on target rows.
 - ``attributes``: one salient factor each, pulled together where labels are alike. The published script does not
   normalise the weights of pairs; here they are, and the salient space has no separate head, so that factors keep their
@@ -169,7 +169,12 @@ class SepCLRObjective(nn.Module):
         name = self.method.independence
         if name == "none" or not self.method.w_independence:
             return zero, zero
-        pairs = [(c.detach()[targets], s[targets]) for c, s in zip(common, salient, strict=True)]
+        moved = self.method.gives_way
+        pairs = [
+            (c.detach() if moved == "salient" else c, s.detach() if moved == "common" else s)
+            for c, s in zip(common, salient, strict=True)
+        ]
+        pairs = [(c[targets], s[targets]) for c, s in pairs]
         if self.critic is None:
             return torch.stack([MEASURES[name](c, s) for c, s in pairs]).mean(), zero
         estimate = torch.stack([self.critic.estimate(c, s) for c, s in pairs]).mean()

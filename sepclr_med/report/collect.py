@@ -61,6 +61,7 @@ TABLES: dict[str, tuple[str, str, str, str]] = {
 OBJECTS = {
     "check": "check/check.json",
     "card": "analysis/card.json",
+    "reference": "checkpoints/reference.json",
     "link": "analysis/link.json",
     "subtypes": "analysis/subtypes.json",
     "maps": "maps/maps.json",

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from sepclr_med.report import blocks
 from sepclr_med.report.collect import dig, texts
+from sepclr_med.report.methods_model import describe_model
 from sepclr_med.report.references import REFERENCES
 from sepclr_med.report.sections.card import LEAVE_SITE_OUT, main_scheme
 from sepclr_med.report.wording import as_number, format_count, plural, say_list, without_paths
@@ -36,7 +37,7 @@ def describe_methods(data: Mapping[str, Any]) -> blocks.Block:
     -------
     dict
     """
-    paragraphs = [words for words in (write(data) for write in (_cohort, _training, _card, _links)) if words]
+    paragraphs = [words for words in (write(data) for write in (_cohort, _model, _card, _links)) if words]
     paragraphs += [words for words in (write(data) for write in (_whole, _subtypes, _maps, _software)) if words]
     # Each begins with its heading, which is ours and ends with the first stop.
     heads, bodies = zip(*(words.split(". ", 1) for words in paragraphs), strict=True) if paragraphs else ((), ())
@@ -121,40 +122,8 @@ def _cohort(data: Mapping[str, Any]) -> str:
     return words
 
 
-def _training(data: Mapping[str, Any]) -> str:
-    config = data["config"]
-    if not any(file.startswith(("history.tsv", "embeddings/")) for file in data["files"]) or not config:
-        return ""
-    method, training = dig(config, "method", default={}), dig(config, "training", default={})
-    name = _safe(dig(method, "name", default="sepclr"))
-    words = "Representation. "
-    if name == "sepclr":
-        words += (
-            "Two encoders were trained with SepCLR [[sepclr]]: a common one for what varies in everyone, and a salient "
-            "one for what varies among target participants only, which is pulled to the null vector for the background"
-        )
-    else:
-        words += f"Encoders were trained with the method {name}"
-    dims = [as_number(dig(method, key)) for key in ("common_dim", "salient_dim")]
-    words += f" ({dims[0]:.0f} and {dims[1]:.0f} factors). " if None not in dims else ". "
-    weights = [dig(method, key) for key in ("w_salient", "w_null", "w_joint")]
-    if None not in weights:
-        words += "The salient, null-vector and joint-entropy terms weighed {}, {} and {}; temperature {}. ".format(
-            *map(_safe, weights), _safe(dig(method, "temperature", default="n/a"))
-        )
-    preset, spacing = dig(config, "volumes", "preset"), dig(config, "volumes", "spacing")
-    if preset:
-        size = f" at {_safe(spacing)} mm" if spacing else ""
-        words += f"Images were preprocessed with the preset {_safe(preset)}{size} [[monai]]. "
-    if dig(training, "epochs"):
-        words += (
-            f"Training took {plural(as_number(training['epochs']), 'epoch')} with AdamW [[adamw]] (learning rate "
-            f"{_safe(dig(training, 'learning_rate', default='n/a'))}, weight decay "
-            f"{_safe(dig(training, 'weight_decay', default='n/a'))}, batches of "
-            f"{_safe(dig(training, 'batch_size', default='n/a'))}, seed {_safe(dig(training, 'seed', default='n/a'))}) "
-            "in PyTorch [[pytorch]]. Embeddings are the representations before the projection heads."
-        )
-    return words.strip()
+def _model(data: Mapping[str, Any]) -> str:
+    return describe_model(data, _safe)
 
 
 def _card(data: Mapping[str, Any]) -> str:

@@ -8,6 +8,59 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "representation learning. International Conference on Learning Representations, 2024.",
         "https://arxiv.org/abs/2402.11928",
     ),
+    "normative": (
+        "Marquand AF, Rezek I, Buitelaar J, Beckmann CF. Understanding heterogeneity in clinical cohorts using "
+        "normative models: beyond case-control studies. Biological Psychiatry 80:552-561, 2016.",
+        "https://doi.org/10.1016/j.biopsych.2015.12.023",
+    ),
+    "ppca": (
+        "Tipping ME, Bishop CM. Probabilistic principal component analysis. Journal of the Royal Statistical Society B "
+        "61:611-622, 1999.",
+        "https://doi.org/10.1111/1467-9868.00196",
+    ),
+    "leace": (
+        "Belrose N, et al. LEACE: perfect linear concept erasure in closed form. Advances in Neural Information "
+        "Processing Systems 36, 2023.",
+        "https://arxiv.org/abs/2306.03819",
+    ),
+    "simclr": (
+        "Chen T, Kornblith S, Norouzi M, Hinton G. A simple framework for contrastive learning of visual "
+        "representations. International Conference on Machine Learning, 2020.",
+        "https://arxiv.org/abs/2002.05709",
+    ),
+    "yaware": (
+        "Dufumier B, et al. Contrastive learning with continuous proxy meta-data for 3D MRI classification. MICCAI, "
+        "2021.",
+        "https://arxiv.org/abs/2106.08808",
+    ),
+    "vae": (
+        "Kingma DP, Welling M. Auto-encoding variational Bayes. International Conference on Learning Representations, "
+        "2014.",
+        "https://arxiv.org/abs/1312.6114",
+    ),
+    "cvae": (
+        "Abid A, Zou J. Contrastive variational autoencoder enhances salient features. arXiv, 2019.",
+        "https://arxiv.org/abs/1902.04601",
+    ),
+    "mmcvae": (
+        "Weinberger E, Beebe-Wang N, Lee SI. Moment matching deep contrastive latent variable models. International "
+        "Conference on Artificial Intelligence and Statistics, 2022.",
+        "https://arxiv.org/abs/2202.10560",
+    ),
+    "sepvae": (
+        "Louiset R, Duchesnay E, Grigis A, Dufumier B, Gori P. SepVAE: a contrastive VAE to separate pathological "
+        "patterns from healthy ones. Medical Imaging with Deep Learning, 2024.",
+        "https://arxiv.org/abs/2307.06206",
+    ),
+    "cpca": (
+        "Abid A, Zhang MJ, Bagaria VK, Zou J. Exploring patterns enriched in a dataset with contrastive principal "
+        "component analysis. Nature Communications 9:2134, 2018.",
+        "https://doi.org/10.1038/s41467-018-04608-8",
+    ),
+    "pcpca": (
+        "Li D, Jones A, Engelhardt B. Probabilistic contrastive principal component analysis. arXiv, 2020.",
+        "https://arxiv.org/abs/2012.07977",
+    ),
     "bids": (
         "Gorgolewski KJ, et al. The brain imaging data structure, a format for organizing and describing outputs of "
         "neuroimaging experiments. Scientific Data 3:160044, 2016.",

@@ -1,0 +1,129 @@
+"""What the normative reference keeps and hides, by the number of controls it is fitted on. No training.
+
+    python pipelines/ablation/reference.py OUTPUT_DIR [--sizes 30,60,...] [--spacing 8] [--model pca]
+
+A cohort with as many controls and 400 patients is simulated for each size; the reference is fitted on the controls and
+renders patients and 200 further controls. One row per size in ``OUTPUT_DIR/reference.tsv``:
+
+``n_components``
+    chosen by the likelihood of held-out controls;
+``kept_*``
+    share of the planted map (common atrophy, subtypes A and B) that the components leave, ``|m - QQ'm|^2 / |m|^2``;
+``auc_norm``
+    area under the curve of the length of the deviation, unseen patients against unseen controls;
+``severity, subtype, age, sex, site, shared_pattern``
+    read from the 32 leading components of patients' deviations by the probes of ``evaluate`` (200 fitted, 200 scored);
+``*_in_sample``
+    length of the deviation of training controls over that of unseen ones: cross-fitted (near 1) and in-sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+
+from sepclr_med import evaluate, simulate
+from sepclr_med.rendering import assign_folds
+from sepclr_med.rundir import write_table
+from sepclr_med.settings import VolumesConfig
+from sepclr_med.volumes.cache import cache_volumes
+from sepclr_med.volumes.normative import fit_normative, render_with
+
+N_NEW = 200
+N_COMPONENTS = 32
+TRUTH = ["severity", "subtype", "age", "sex", "site", "shared_pattern"]
+MAPS = ["common", "subtypeA", "subtypeB"]
+
+
+def main() -> None:
+    options = _options()
+    largest = max(options.sizes)
+    # Participant i of a seed is the same whatever the cohort's size: one simulation serves all sizes.
+    people = simulate(options.output / "cohort", 2 * largest, 0, 2 * 2 * N_NEW, options.spacing, n_jobs=-1)
+    cached = cache_volumes(people, VolumesConfig(spacing=options.spacing), options.output / "cache")
+    rows = [measure(n, people, cached, options) for n in options.sizes]
+    table = pd.DataFrame(rows)
+    write_table(options.output / "reference.tsv", table)
+    print(table.round(2).to_string(index=False))
+
+
+def measure(n: int, people: pd.DataFrame, cached, options: argparse.Namespace) -> dict[str, float]:
+    control = (people["diagnosis"] == "control").to_numpy()
+    train = (people["split"] == "train").to_numpy()
+    fitted = np.flatnonzero(control & train)[:n]
+    new = np.flatnonzero(control & ~train)[:N_NEW]
+    patients = np.flatnonzero(~control)[-2 * N_NEW :]
+    table = people.iloc[fitted].reset_index(drop=True)
+    folds = assign_folds(table, np.ones(n, bool), 5)
+
+    def load(places: np.ndarray) -> np.ndarray:
+        return cached.load(fitted[places])
+
+    covariates = ["age", "sex", "site"]
+    reference = fit_normative(load, table, np.ones(n, bool), folds, covariates, "auto", options.model)
+    rendering = render_with(reference, people)
+    in_sample = render_with(reference, people.assign(participant_id="someone else"))
+
+    def deviations(chosen: np.ndarray, how=rendering) -> np.ndarray:
+        parts = [how(torch.from_numpy(cached.load(part)).float(), part) for part in np.array_split(chosen, 10)]
+        return torch.cat(parts).flatten(1).numpy()
+
+    unseen, ill = deviations(new), deviations(patients)
+    lengths = [np.linalg.norm(found, axis=1) for found in (unseen, ill)]
+    norm = np.square(lengths[0]).mean()
+    found = {
+        "n": n,
+        "n_components": reference.facts["n_components"],
+        **{f"kept_{name}": kept(reference, cached, options.output, name) for name in MAPS},
+        "auc_norm": roc_auc_score(np.repeat([0, 1], [len(unseen), len(ill)]), np.concatenate(lengths)),
+        "cross_fitted_in_sample": np.square(deviations(fitted)).sum(axis=1).mean() / norm,
+        "plain_in_sample": np.square(deviations(fitted, in_sample)).sum(axis=1).mean() / norm,
+    }
+    return found | read_truth(ill, people.iloc[patients].reset_index(drop=True))
+
+
+def kept(reference, cached, folder: Path, name: str) -> float:
+    """Return the share of a planted map that the components leave."""
+    image = nib.load(folder / "cohort" / "truth" / f"desc-{name}_atrophy.nii.gz")
+    truth = pd.DataFrame({"participant_id": ["truth"], "image_path": [image.get_filename()], "diagnosis": ["n/a"]})
+    spacing = float(image.header.get_zooms()[0])
+    volume = cache_volumes(truth, VolumesConfig(spacing=spacing), folder / "cache").load([0])
+    flat = torch.from_numpy(volume).float().flatten() * (reference.inverse_std != 0)
+    scores = reference.components[reference.last] @ flat * reference.weights[reference.last]
+    left = flat - scores @ reference.components[reference.last]
+    return float(left.square().sum() / flat.square().sum())
+
+
+def read_truth(deviations: np.ndarray, people: pd.DataFrame) -> dict[str, float]:
+    """Return what linear probes read from leading components of deviations, fitted on the first half."""
+    n = len(people)
+    split = np.where(np.arange(n) < n // 2, "train", "test")
+    scores = PCA(N_COMPONENTS, random_state=0).fit(deviations[: n // 2]).transform(deviations)
+    names = [f"salient_{index:03d}" for index in range(N_COMPONENTS)]
+    space = pd.DataFrame(scores, columns=names).assign(participant_id=people["participant_id"], split=split)
+    found = evaluate({"salient": space}, people.drop(columns="split"), TRUTH, n_bootstrap=0, n_permutations=0)
+    found = found[(found["space"] == "salient") & (found["scheme"] == "held-out")]
+    found = found[found["metric"].isin(["r2", "balanced_accuracy"])]
+    return dict(zip(found["variable"], found["value"], strict=True))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument(
+        "--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[30, 60, 120, 300, 1000]
+    )
+    parser.add_argument("--spacing", type=float, default=8.0)
+    parser.add_argument("--model", default="pca")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""How the embeddings were made, in words: the method, what its encoders saw, and the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sepclr_med.report.collect import dig
+from sepclr_med.report.wording import as_number, plural, say_list
+
+SEPCLR = (
+    "Two encoders were trained with SepCLR [[sepclr]]: a common one for what varies in everyone, and a salient one for "
+    "what varies among target participants only, which is pulled to the null vector for the background"
+)
+METHODS = {
+    "sepclr": SEPCLR,
+    "sepclr_paper": SEPCLR,
+    "simclr": "One encoder was trained with SimCLR [[simclr]] on everyone",
+    "y_aware": "One encoder was trained with y-aware contrastive learning [[yaware]] on everyone",
+    "supervised": "One encoder was trained to tell the diagnoses apart",
+    "vae": "A variational autoencoder [[vae]] was trained on everyone",
+    "cvae": "A contrastive variational autoencoder [[cvae]] was trained",
+    "mm_cvae": "A moment-matching contrastive variational autoencoder [[mmcvae]] was trained",
+    "sepvae": "SepVAE [[sepvae]] was trained",
+    "pca": "Principal components of the preprocessed voxels were taken",
+    "cpca": "Contrastive principal components [[cpca]] of the preprocessed voxels were taken",
+    "pcpca": "Probabilistic contrastive principal components [[pcpca]] of the preprocessed voxels were taken",
+    "covariates": "No image was used: the embedding is the covariates",
+}
+CLOSED_FORM = ("pca", "cpca", "pcpca", "covariates")
+
+
+def describe_model(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    """Return the paragraph on the representation; empty where nothing was trained.
+
+    Parameters
+    ----------
+    data : mapping
+        From :func:`sepclr_med.report.collect.collect_run`.
+    safe : callable
+        Turns words from the user's files into words that may be printed.
+
+    Returns
+    -------
+    str
+        With citations as ``[[key]]``.
+    """
+    config = data["config"]
+    if not any(file.startswith(("history.tsv", "embeddings/")) for file in data["files"]) or not config:
+        return ""
+    parts = [_method(config, safe), _inputs(config, safe), _reference(data, safe), _erased(config, safe)]
+    return "Representation. " + " ".join(part for part in [*parts, _training(config, safe)] if part)
+
+
+def _method(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    method = dig(config, "method", default={})
+    name = dig(method, "name", default="sepclr")
+    words = METHODS.get(name, f"Encoders were trained with the method {safe(name)}")
+    dims = [as_number(dig(method, key)) for key in ("common_dim", "salient_dim")]
+    words += f" ({dims[0]:.0f} and {dims[1]:.0f} factors)." if None not in dims else "."
+    weights = [dig(method, key) for key in ("w_salient", "w_null", "w_joint")]
+    if not name.startswith("sepclr") or None in weights:
+        return words
+    words += " The salient, null-vector and joint-entropy terms weighed {}, {} and {}; temperature {}.".format(
+        *map(safe, weights), safe(dig(method, "temperature", default="n/a"))
+    )
+    measure = dig(method, "independence", default="none")
+    if measure != "none":
+        weight = safe(dig(method, "w_independence", default="n/a"))
+        words += (
+            f" A further term of weight {weight} lowered the dependence of the heads among targets ({safe(measure)}"
+        )
+        words += " [[hsic]])." if measure == "hsic" else ")."
+    return words
+
+
+def _inputs(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    preset, spacing = dig(config, "volumes", "preset"), dig(config, "volumes", "spacing")
+    if not preset:
+        return ""
+    size = f" at {safe(spacing)} mm" if spacing else ""
+    return f"Images were preprocessed with the preset {safe(preset)}{size} [[monai]]."
+
+
+def _reference(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    facts = dig(data["objects"].get("reference", {}), "facts", default={})
+    if not facts:
+        return ""
+    covariates = say_list([safe(name) for name in dig(facts, "covariates", default=[])]) or "an intercept only"
+    n, k = (as_number(dig(facts, key)) for key in ("n_background", "n_components"))
+    chosen = (
+        "" if dig(facts, "n_components_asked") is not None else ", their number chosen by the likelihood of held-out"
+    )
+    chosen += " background [[ppca]]" if chosen else ""
+    return (
+        "The salient encoder saw how far an image lies from a normative reference [[normative]] fitted on "
+        f"{plural(n, 'training background image')}: a voxelwise regression on {covariates} (numbers with their "
+        f"square), the {plural(k, 'leading component')} of what it leaves{chosen}, and the voxelwise standard "
+        "deviation of the rest. Training images were rendered by references fitted without them."
+    )
+
+
+def _erased(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    columns = dig(config, "method", "erase", default=[])
+    if not columns:
+        return ""
+    names = say_list([safe(name) for name in columns])
+    where = "was erased from the salient space, fitted on training targets [[leace]]"
+    return f"What a straight line could read of {names} {where}."
+
+
+def _training(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    training = dig(config, "training", default={})
+    if not dig(training, "epochs") or dig(config, "method", "name") in CLOSED_FORM:
+        return ""
+    return (
+        f"Training took {plural(as_number(training['epochs']), 'epoch')} with AdamW [[adamw]] (learning rate "
+        f"{safe(dig(training, 'learning_rate', default='n/a'))}, weight decay "
+        f"{safe(dig(training, 'weight_decay', default='n/a'))}, batches of "
+        f"{safe(dig(training, 'batch_size', default='n/a'))}, seed {safe(dig(training, 'seed', default='n/a'))}) "
+        "in PyTorch [[pytorch]]. Embeddings are the representations before the projection heads."
+    )
