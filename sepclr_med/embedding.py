@@ -18,8 +18,9 @@ from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standa
 from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embeddings, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.engine import on_first_process, start_processes
+from sepclr_med.erasing import erase, load_erasures
 from sepclr_med.errors import RunError, UserError
-from sepclr_med.inference import load_erasure, represent
+from sepclr_med.inference import represent
 from sepclr_med.methods import build_network
 from sepclr_med.methods.covariates import embed_table
 from sepclr_med.networks import channels_last
@@ -108,8 +109,7 @@ def embed(
     factors = _embed_rows(fabric, run, network, read, kept, batch_size)
     if config.method.name == "covariates":
         factors |= embed_table(facts["fitted"], manifest.iloc[kept])
-    if erasure := load_erasure(run):
-        factors["salient"] = erasure(factors["salient"])
+    factors = erase(factors, load_erasures(run))
     ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
     tables = {
         space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)

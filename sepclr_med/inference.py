@@ -1,4 +1,4 @@
-"""From images to what a trained network exports, and what is erased from it."""
+"""From images to what a trained network exports."""
 
 from __future__ import annotations
 
@@ -7,18 +7,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from sepclr_med.checkpoint import load_checkpoint
-from sepclr_med.methods.erasure import Erasure
-from sepclr_med.rundir import RunDir
-
-
-def load_erasure(run: RunDir) -> Erasure | None:
-    """Return what a run takes out of its salient space, or None."""
-    if not run.erasure.is_file():
-        return None
-    arrays, _ = load_checkpoint(run.erasure)
-    return Erasure(arrays["centre"].numpy(), arrays["projection"].numpy())
 
 
 @torch.inference_mode()

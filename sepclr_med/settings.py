@@ -183,8 +183,8 @@ METHODS = (
 )
 # What a method differs in from the defaults below, where a recipe says nothing.
 PRESETS: dict[str, dict[str, Any]] = {
-    "sepclr_paper": {"salient_input": "plain", "independence": "none", "erase": []},
-    **{name: {"salient_input": "plain", "erase": []} for name in METHODS if not name.startswith("sepclr")},
+    "sepclr_paper": {"salient_input": "plain", "independence": "none"},
+    **{name: {"salient_input": "plain"} for name in METHODS if not name.startswith("sepclr")},
 }
 
 
@@ -218,9 +218,8 @@ class MethodConfig(Section):
     """A further term on target rows that pushes one head away from what the other holds."""
     w_independence: float = Field(10.0, ge=0)
     """Its weight."""
-    gives_way: Literal["common", "salient", "both"] = "common"
-    """Which head that term moves. A salient encoder that sees deviations holds little else, so the common one is to let
-    disease go; one that sees plain images must let go of what is shared."""
+    gives_way: Literal["salient", "common", "both"] = "salient"
+    """Which head that term moves. Moving the common one cost it most of what it should hold (docs/ablation.md)."""
     attributes: dict[str, LabelKind] = {}
     """Columns that supervise the first salient factors, one each; the others stay unsupervised."""
     common_attributes: dict[str, LabelKind] = {}
@@ -235,6 +234,9 @@ class MethodConfig(Section):
     erase: list[str] = []
     """Columns that no straight line may read from the exported salient space of training targets (LEACE, Belrose et
     al. 2023), as far as the manifest has them. What disease shares with them is lost too."""
+    erase_salient: int = Field(0, ge=0)
+    """Leading axes of the salient space that no straight line may read from the exported common space of training
+    targets, erased likewise."""
     disorder_dim: int = Field(0, ge=0)
     """Salient factors of each diagnosis of ``cohort.target`` alone, beside those that all patients share."""
     beta: float = Field(1.0, ge=0)

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from sklearn.utils import gen_batches
 from torch import nn
 
 from sepclr_med.checkpoint import load_checkpoint, network_weights, save_checkpoint
@@ -28,10 +27,9 @@ from sepclr_med.config import Config
 from sepclr_med.curves import draw_progress
 from sepclr_med.engine import average_buffers, on_first_process, start_processes
 from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
+from sepclr_med.erasing import fit_erasures
 from sepclr_med.errors import ConfigError, Problem
-from sepclr_med.inference import represent
-from sepclr_med.methods import CLOSED_FORM, build_network, find_method
-from sepclr_med.methods.erasure import fit_erasure
+from sepclr_med.methods import CLOSED_FORM, build_network, erases, find_method
 from sepclr_med.networks import channels_last, checkpoint_activations
 from sepclr_med.preemption import StopRequest, listening
 from sepclr_med.progress import report_progress
@@ -105,7 +103,7 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
         else:
             with stop.asked_between_steps():
                 _train(fabric, state, read, cohort, config, run, stop)
-        on_first_process(fabric, lambda: _fit_erasure(read, state, cohort, config, run))
+        on_first_process(fabric, lambda: _fit_erasures(read, state, cohort, config, run))
     facts = {
         "seed": config.training.seed,
         "device": _device_name(fabric),
@@ -166,7 +164,7 @@ def _require_enough_rows(cohort: Cohort, training: TrainingConfig, n_processes: 
 
 def _is_finished(run: RunDir, config: Config) -> bool:
     files = [run.checkpoint(), run.voxel_pca, run.provenance]
-    files += [run.erasure] if config.method.erase else []
+    files += [run.erasure] if erases(config) else []
     if not all(path.is_file() for path in files):
         return False
     return bool(load_checkpoint(run.checkpoint())[1]["epoch"] >= config.training.epochs)
@@ -286,21 +284,16 @@ def _fit_closed_form(read: VolumeReader, state: TrainingState, cohort: Cohort, c
         save_state(run, state, config)
 
 
-def _fit_erasure(read: VolumeReader, state: TrainingState, cohort: Cohort, config: Config, run: RunDir) -> None:
-    """Fit what is taken out of the exported salient space, on training targets and the weights that embed."""
-    places = [place for (purpose, _), place in cohort.labels.places.items() if purpose == "erase"]
-    if not places:
+def _fit_erasures(read: VolumeReader, state: TrainingState, cohort: Cohort, config: Config, run: RunDir) -> None:
+    """Fit what is taken out of the exported spaces, on training targets and the weights that embed."""
+    if not erases(config):
         return
-    weights = network_weights(load_checkpoint(run.checkpoint(config.evaluation.checkpoint))[0])
-    state.network.load_state_dict(weights)
-    state.network.eval()
+    state.network.load_state_dict(network_weights(load_checkpoint(run.checkpoint(config.evaluation.checkpoint))[0]))
     rows = cohort.train[cohort.is_target[cohort.train]]
-    batches = [rows[part] for part in gen_batches(rows.size, config.training.batch_size)]
-    found = represent(state.network, read.stream(batches))
-    known = np.concatenate([cohort.labels.numbers[rows][:, place] for place in places], axis=1)
-    erasure = fit_erasure(found["salient"], known)
-    arrays = {name: torch.from_numpy(getattr(erasure, name)) for name in ("centre", "projection")}
-    save_checkpoint(run.erasure, arrays, {"columns": list(config.method.erase), "n_rows": int(rows.size)})
+    places = [place for (purpose, _), place in cohort.labels.places.items() if purpose == "erase"]
+    columns = [cohort.labels.numbers[rows][:, place] for place in places]
+    known = np.concatenate([np.empty((rows.size, 0)), *columns], axis=1)
+    fit_erasures(run, state.network.eval(), read, rows, known, config.method.erase_salient)
 
 
 def _device_name(fabric: Fabric) -> str:

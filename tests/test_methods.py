@@ -401,7 +401,7 @@ def decoded():
     images = torch.randn(8, 1, 12, 14, 12)
     with torch.no_grad():
         rows = network(images).rows
-        c_mean, c_log, c, s_mean, s_log, s, with_salient, without = rows.split([3, 3, 3, 2, 2, 2, 1, 1], dim=1)
+        c_mean, c_log, c, s_mean, s_log, s, _ = rows.split([3, 3, 3, 2, 2, 2, 2], dim=1)
         likelihood = [
             Normal(network.decode(torch.cat([c, salient], dim=1)), 1.0).log_prob(images).flatten(1).sum(dim=1)
             for salient in (s, torch.zeros_like(s))
@@ -516,7 +516,7 @@ def test_sepvaes_critic_sees_dependence_that_runs_through_the_group():
     assert isinstance(objective.critic, DensityRatio)
     optimiser = torch.optim.Adam(objective.critic.parameters(), lr=0.01)
     is_target, found = torch.arange(128) >= 64, []
-    for step in range(200):
+    for _ in range(200):
         draws = torch.where(is_target, 1.0, -1.0)[:, None] + 0.1 * torch.randn(128, 2)
         blank = torch.zeros(128, 1)
         rows = torch.cat([blank, blank, draws[:, :1], blank, blank, draws[:, 1:], blank + 1, blank + 1], dim=1)
@@ -717,7 +717,7 @@ def test_no_straight_line_reads_erased_columns_from_the_salient_factors_of_train
     RunDir(without).erasure.unlink()
     cleaned, raw = embed(run), embed(without, cache_dir=run.parent / "cache")
     facts = load_checkpoint(RunDir(run).erasure)[1]
-    assert facts == {"columns": ["age", "sex", "site"], "n_rows": int(rows.sum())}
+    assert facts == {"spaces": ["salient"], "n_rows": int(rows.sum())}
     assert max(explained(cleaned["salient"], codes(manifest), rows)) < 1e-6
     assert min(explained(raw["salient"], codes(manifest), rows)) > 0.1
     for space in ("common", "voxel_pca"):

@@ -15,8 +15,8 @@ from sepclr_med.anatomy.sample import Sample
 from sepclr_med.anatomy.sensitivity import Sensitivity, explain_factors, window_voxels
 from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
 from sepclr_med.config import Config
+from sepclr_med.erasing import load_erasures
 from sepclr_med.errors import RunError
-from sepclr_med.inference import load_erasure
 from sepclr_med.methods import CLOSED_FORM, build_network
 from sepclr_med.methods.erasure import Erasure
 from sepclr_med.networks import channels_last, split_inputs
@@ -89,7 +89,7 @@ def map_sensitivity(
         own = channels_last(network.get_submodule(f"{encoder}_encoder"))
         return _SpaceEncoder(own, sizes[encoder], erased.get(encoder)).eval()
 
-    erased = {"salient": load_erasure(run)}
+    erased = load_erasures(run)
     sizes = {factor.encoder: len(factor.weights) for factor in chosen}
     renderings = {"common": 0, "salient": 1}
     window = window_voxels(images.spacing, images.mask.shape)

@@ -45,6 +45,11 @@ def build_network(config: Config, in_channels: int = 1, spatial_size: tuple[int,
     return find_method(config).build_network(config, in_channels, tuple(spatial_size))
 
 
+def erases(config: Config) -> bool:
+    """Say whether something is taken out of the exported spaces."""
+    return bool(config.method.erase or config.method.erase_salient)
+
+
 def needs_reference(config: Config) -> bool:
     """Say whether the method looks at deviations from the normative reference.
 

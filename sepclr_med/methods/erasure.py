@@ -27,6 +27,18 @@ class Erasure:
         return (features - (features - self.centre) @ self.projection.T).astype(features.dtype)
 
 
+def leading_scores(features: np.ndarray, k: int) -> np.ndarray:
+    """Return the scores of the k leading principal axes, (n, k).
+
+    Examples
+    --------
+    >>> leading_scores(np.array([[0.0, 1.0], [0.0, -1.0]]), 1).round(6).tolist() in ([[1.0], [-1.0]], [[-1.0], [1.0]])
+    True
+    """
+    centred = features.astype(float) - features.mean(axis=0)
+    return centred @ np.linalg.svd(centred, full_matrices=False)[2][:k].T
+
+
 def fit_erasure(features: np.ndarray, columns: np.ndarray) -> Erasure:
     r"""Fit least-squares concept erasure (LEACE; Belrose et al., NeurIPS 2023, arXiv 2306.03819).
 

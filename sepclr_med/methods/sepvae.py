@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from sepclr_med.cohort.labels import Labels
@@ -49,7 +50,9 @@ class SepVAEObjective(ContrastiveVAEObjective):
         c, s = rows.common.draw, rows.salient.draw
         logits = self.classifier(rows.salient.mean)[:, 0]
         told = nn.functional.binary_cross_entropy_with_logits(logits, is_target.to(logits.dtype))
-        return self.critic.estimate(c, s).clamp(min=0) + told, self.critic.fitting_loss(c, s)
+        # Batches hold one group after the other: partners must be exchanged between the groups too.
+        order = torch.randperm(len(c), generator=torch.Generator().manual_seed(0)).to(c.device)
+        return self.critic.estimate(c, s).clamp(min=0) + told, self.critic.fitting_loss(c[order], s[order])
 
     def background_divergence(self, rows: VAERows) -> Tensor:
         """Return the divergence from the narrow prior."""
