@@ -12,6 +12,9 @@ import pandas as pd
 
 from sepclr_med.analysis.comparing import compare_embeddings
 from sepclr_med.analysis.comparison_figure import draw_comparison
+from sepclr_med.analysis.disentanglement_table import disentanglement_table
+from sepclr_med.analysis.spaces import join_spaces
+from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.config import Config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
@@ -32,6 +35,7 @@ def compare(
     variables: Sequence[str] | None = None,
     n_bootstrap: int = 1000,
     say: Callable[[str], None] = lambda _: None,
+    truth: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Fit every recipe (times every method) for every seed on one cohort, and hold each against the first.
 
@@ -55,6 +59,9 @@ def compare(
     n_bootstrap : int, default=1000
     say : callable, default=silent
         Told what is done.
+    truth : sequence of str, default=()
+        Columns that hold a known truth, as in simulated cohorts: scores of disentanglement for them are written to
+        ``disentanglement.tsv``.
 
     Returns
     -------
@@ -85,6 +92,8 @@ def compare(
     asked = list(variables) if variables else first.evaluation.variables
     table = compare_embeddings(runs, cohort, variables=asked, n_bootstrap=n_bootstrap, **groups)
     write_table(folder / "comparison.tsv", table)
+    if truth:
+        write_table(folder / "disentanglement.tsv", score_disentanglement(runs, cohort, truth, first.cohort.target))
     draw_comparison(table, folder / "comparison.png")
     facts = {"methods": list(arms), "seeds": list(seeds), "n_bootstrap": n_bootstrap}
     record_step(folder / "provenance.json", "compare", started, facts)
@@ -142,6 +151,44 @@ def with_seed(config: Config, seed: int, cache: Path) -> Config:
     training = config.training.model_copy(update={"seed": seed})
     volumes = config.volumes.model_copy(update={"cache_dir": config.volumes.cache_dir or str(cache)})
     return config.model_copy(update={"training": training, "volumes": volumes})
+
+
+def score_disentanglement(
+    runs: Mapping[str, Sequence[Mapping[str, pd.DataFrame]]],
+    cohort: pd.DataFrame,
+    truth: Sequence[str],
+    target: Sequence[str],
+) -> pd.DataFrame:
+    """Return scores of disentanglement of every method and seed, on held-out rows.
+
+    Parameters
+    ----------
+    runs : mapping of str to sequence of mapping
+        As for :func:`sepclr_med.analysis.comparing.compare_embeddings`.
+    cohort : DataFrame
+    truth : sequence of str
+        Columns of the cohort.
+    target : sequence of str
+        Diagnoses of patients.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`sepclr_med.analysis.disentanglement_table.disentanglement_table` gives it, with ``method`` and
+        ``seed_number``.
+    """
+    require_columns(cohort, truth)
+    found = []
+    for method, seeds in runs.items():
+        for number, tables in enumerate(seeds):
+            spaces = {s.name: s for s in join_spaces(tables, cohort) if s.name in ("common", "salient")}
+            rows = next(iter(spaces.values())).rows
+            parts = [(rows["split"] == part).to_numpy() for part in ("train", "test")]
+            factors = {name: space.features for name, space in spaces.items()}
+            is_target = rows["diagnosis"].isin(list(target)).to_numpy()
+            scores = disentanglement_table(factors, rows[list(truth)], is_target, *parts)
+            found.append(scores.assign(method=method, seed_number=number))
+    return pd.concat(found, ignore_index=True)
 
 
 def _fit_and_embed(cohort: pd.DataFrame, config: Config, run_dir: Path) -> dict[str, pd.DataFrame]:

@@ -11,11 +11,11 @@ from sepclr_med.analysis.disentanglement import (
     background_salient_norm,
     cross_space_leakage,
     dci,
-    disentanglement_table,
     mutual_information_gap,
     sap,
     silhouette,
 )
+from sepclr_med.analysis.disentanglement_table import disentanglement_table
 from sepclr_med.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")

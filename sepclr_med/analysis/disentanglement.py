@@ -14,14 +14,10 @@ import pandas as pd
 
 from sepclr_med.analysis.dependence import cross_predict
 from sepclr_med.analysis.schemes import MIN_FITTED, MIN_FITTED_PER_CLASS
-from sepclr_med.errors import UserError
-from sepclr_med.progress import report_progress
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
 
-COLUMNS = ["score", "space", "variable", "value", "chance", "n"]
-ALL = "all"
 N_PERMUTATIONS = 5
 N_TREES = 50
 ROWS_PER_LEAF = 5
@@ -109,7 +105,7 @@ def dci(
     """
     importance, completeness, informativeness = [], dict.fromkeys(truth, np.nan), dict.fromkeys(truth, np.nan)
     for name, values in truth.items():
-        values, fitted, scored = _parts(values, train_rows, test_rows)
+        values, fitted, scored = usable_parts(values, train_rows, test_rows)
         if len(scored):
             forest = _forest(values, factors, fitted, seed)
             importance.append(forest.feature_importances_)
@@ -142,7 +138,7 @@ def sap(
     """
     gaps = {}
     for name, values in truth.items():
-        values, fitted, scored = _parts(values, train_rows, test_rows)
+        values, fitted, scored = usable_parts(values, train_rows, test_rows)
         gaps[name] = _gap(_read_singly(factors[fitted], values[fitted], factors[scored], values[scored]))
     return gaps, _mean(gaps)
 
@@ -220,92 +216,6 @@ def cross_space_leakage(
     return {name: cross_predict(*pair, folds, orders, refits=True)[:2] for name, pair in pairs.items()}
 
 
-def disentanglement_table(
-    spaces: Mapping[str, np.ndarray],
-    truth: pd.DataFrame,
-    is_target: np.ndarray,
-    train_rows: np.ndarray,
-    test_rows: np.ndarray,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compute every score of this module for every space, on held-out participants, beside chance.
-
-    Parameters
-    ----------
-    spaces : mapping of str to array of shape (n, d)
-        Factors of the same participants; ``common`` and ``salient``, if there, are also predicted from each other.
-    truth : DataFrame of n rows
-        Numbers, or classes (text, category, bool). What background lacks is scored among those who have it.
-    is_target, train_rows, test_rows, seed
-        As above.
-
-    Returns
-    -------
-    DataFrame
-        ``score space variable value chance n``. Scores: ``mig``, ``sap``, ``dci_disentanglement``,
-        ``dci_completeness``, ``dci_informativeness``, ``silhouette`` (classes only), ``norm_ratio``, ``norm_auc``, and
-        ``leakage_r2``, where ``variable`` is the space that is read from ``space``. ``variable`` is ``all`` for means
-        and whole spaces. ``chance`` is the mean over five exchanges of answers within each part, everything fitted
-        anew. ``n`` counts the scored: 0, and no value, where a variable has too few participants.
-
-    Raises
-    ------
-    UserError
-        When lengths differ or somebody is in both parts.
-
-    Examples
-    --------
-    >>> x = np.random.default_rng(0).normal(size=(300, 3))
-    >>> truth, is_target = pd.DataFrame({"severity": x[:, 0]}), np.arange(300) % 2 == 1
-    >>> table = disentanglement_table({"salient": x}, truth, is_target, np.arange(200), np.arange(200, 300))
-    >>> print(*table[(table.score == "sap") & (table.variable == "severity")].round(1).iloc[0])
-    sap salient severity 1.0 0.0 100
-    """
-    from threadpoolctl import threadpool_limits
-
-    parts = np.arange(len(truth))[train_rows], np.arange(len(truth))[test_rows]
-    if {len(rows) for rows in (*spaces.values(), is_target)} - {len(truth)} or np.intersect1d(*parts).size:
-        raise UserError("disentanglement: spaces, truth and is_target have the same rows, train and test share none")
-    answers = {ALL: np.asarray(is_target, dtype=bool)}
-    answers |= {str(name): _keep_usable(column, *parts) for name, column in truth.items()}
-    rng, tables = np.random.default_rng(seed), []
-    moved = [{name: _exchange(values, parts, rng) for name, values in answers.items()} for _ in range(N_PERMUTATIONS)]
-    # Matrices this small are slower on several threads than on one.
-    with threadpool_limits(1), report_progress("disentanglement", len(spaces)) as advance:
-        for space, factors in spaces.items():
-            value = _all_scores(factors, answers, *parts, seed)
-            chance = pd.concat([_all_scores(factors, each, *parts, seed) for each in moved], axis=1).mean(axis=1)
-            tables.append(pd.DataFrame({"value": value, "chance": chance}).assign(space=space))
-            advance(space)
-        if {"common", "salient"} <= set(spaces):
-            leaks = cross_space_leakage(spaces["common"], spaces["salient"], *parts, seed)
-            rows = pd.MultiIndex.from_product([["leakage_r2"], leaks])
-            tables.append(pd.DataFrame(list(leaks.values()), rows, ["value", "chance"]).assign(space=[*leaks][::-1]))
-    table = pd.concat(tables).rename_axis(["score", "variable"]).reset_index()
-    counts = {name: int((~pd.isna(values[parts[1]])).sum()) for name, values in answers.items()}
-    return table.assign(n=[counts.get(name, counts[ALL]) for name in table["variable"]])[COLUMNS]
-
-
-def _all_scores(
-    factors: np.ndarray, answers: dict[str, np.ndarray], train: np.ndarray, test: np.ndarray, seed: int
-) -> pd.Series:
-    truth = {name: values for name, values in answers.items() if name != ALL}
-    asked = {name: values[test] for name, values in truth.items()}
-    disentanglement, completeness, informativeness = dci(factors, truth, train, test, seed)
-    norm_ratio, norm_auc = background_salient_norm(factors[test], answers[ALL][test])
-    scores = {
-        "mig": mutual_information_gap(factors[test], asked)[0],
-        "sap": sap(factors, truth, train, test)[0],
-        "dci_completeness": completeness,
-        "dci_informativeness": informativeness,
-    }
-    scores = {score: {**values, ALL: _mean(values)} for score, values in scores.items()}
-    scores["silhouette"] = {name: silhouette(factors[test], v) for name, v in asked.items() if v.dtype == object}
-    whole = {"dci_disentanglement": disentanglement, "norm_ratio": norm_ratio, "norm_auc": norm_auc}
-    scores |= {score: {ALL: value} for score, value in whole.items()}
-    return pd.Series({(score, name): value for score, values in scores.items() for name, value in values.items()})
-
-
 def _as_truth(values: np.ndarray) -> np.ndarray:
     column = pd.Series(values)
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
@@ -313,7 +223,7 @@ def _as_truth(values: np.ndarray) -> np.ndarray:
     return column.astype(object).map(str, na_action="ignore").to_numpy(dtype=object)
 
 
-def _parts(values: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray) -> tuple[np.ndarray, ...]:
+def usable_parts(values: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the truth, and whom to fit on and to score on: nobody where a part has too few or one value."""
     values = _as_truth(values)
     everyone, known = np.arange(len(values)), ~pd.isna(values)
@@ -324,21 +234,6 @@ def _parts(values: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray) ->
         parts = [rows[np.isin(values[rows], list(frequent))] for rows in parts]
     enough = all(len(rows) >= MIN_FITTED and len(np.unique(values[rows])) > 1 for rows in parts)
     return values, *(parts if enough else [rows[:0] for rows in parts])
-
-
-def _keep_usable(values: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    values, *parts = _parts(values, train, test)
-    used = np.isin(np.arange(len(values)), np.concatenate(parts))
-    return np.where(used, values, None if values.dtype == object else np.nan)
-
-
-def _exchange(values: np.ndarray, parts: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarray:
-    """Exchange answers among those of a part who have one, so that no class becomes too rare to be scored."""
-    moved = values.copy()
-    for rows in parts:
-        known = rows[~pd.isna(values[rows])]
-        moved[known] = rng.permutation(values[known])
-    return moved
 
 
 def _forest(values: np.ndarray, features: np.ndarray, fitted: np.ndarray, seed: int) -> BaseEstimator:

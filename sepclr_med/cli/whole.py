@@ -79,6 +79,9 @@ def compare(
     bids_root: BidsRoot = None,
     assign: Assignments = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Resamples behind each interval.")] = 1000,
+    truth: Annotated[
+        str | None, typer.Option(help="Columns of known truth, comma-separated: adds scores of disentanglement.")
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -99,6 +102,7 @@ def compare(
         listed(variables) or None,
         bootstrap,
         say=lambda text: print(text, file=sys.stderr, flush=True),
+        truth=listed(truth),
     )
     if as_json:
         print_json(table)
