@@ -183,8 +183,8 @@ METHODS = (
 )
 # What a method differs in from the defaults below, where a recipe says nothing.
 PRESETS: dict[str, dict[str, Any]] = {
-    "sepclr_paper": {"salient_input": "plain", "independence": "none"},
-    **{name: {"salient_input": "plain"} for name in METHODS if not name.startswith("sepclr")},
+    "sepclr_paper": {"salient_input": "plain", "independence": "none", "erase_salient": 0},
+    **{name: {"salient_input": "plain", "erase_salient": 0} for name in METHODS if not name.startswith("sepclr")},
 }
 
 
@@ -234,7 +234,7 @@ class MethodConfig(Section):
     erase: list[str] = []
     """Columns that no straight line may read from the exported salient space of training targets (LEACE, Belrose et
     al. 2023), as far as the manifest has them. What disease shares with them is lost too."""
-    erase_salient: int = Field(0, ge=0)
+    erase_salient: int = Field(2, ge=0)
     """Leading axes of the salient space that no straight line may read from the exported common space of training
     targets, erased likewise."""
     disorder_dim: int = Field(0, ge=0)

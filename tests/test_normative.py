@@ -14,6 +14,7 @@ from sepclr_med.config import load_config
 from sepclr_med.errors import ManifestError
 from sepclr_med.rendering import assign_folds, fit_reference, load_rendering
 from sepclr_med.rundir import RunDir
+from sepclr_med.volumes import normative_fit
 from sepclr_med.volumes.cache import CachedVolumes
 from sepclr_med.volumes.normative import (
     NormativeReference,
@@ -254,6 +255,20 @@ def direct_fit(design, volumes, k, n_varying):
     return coefficients, components[:k], eigenvalues[:k], noise
 
 
+def test_products_are_the_same_in_pieces_and_a_large_constant_costs_no_digits(cohort, monkeypatch):
+    _, volumes, is_background, _ = cohort
+    rows = np.flatnonzero(is_background)[:20]
+    centred = volumes[rows].reshape(20, -1).astype(float) - volumes[rows[0]].ravel()
+    for constant in (0, 1000):
+        moved = volumes + np.float32(constant)
+        monkeypatch.setattr(normative_fit, "CHUNK_BYTES", 64 << 20)
+        whole = normative_fit.gram_matrix(lambda some, moved=moved: moved[some], rows)
+        monkeypatch.setattr(normative_fit, "CHUNK_BYTES", 4 * volumes[0].size * 7)
+        pieces = normative_fit.gram_matrix(lambda some, moved=moved: moved[some], rows)
+        np.testing.assert_allclose(pieces, whole, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(whole, centred @ centred.T, rtol=1e-3, atol=2e-2)
+
+
 @pytest.mark.parametrize("model", ["pca", "ppca"])
 def test_the_fit_equals_least_squares_and_a_singular_value_decomposition_of_the_voxels(cohort, model):
     table, volumes, is_background, folds = cohort
@@ -388,6 +403,40 @@ def test_the_reference_is_fitted_on_training_rows_only_once_and_only_when_it_is_
     assert set(facts["folds"]) == set(table["participant_id"])
     with pytest.raises(ManifestError, match="elsewhere"):
         load_rendering(whole, everyone, config)
+
+
+def test_with_one_fold_everyone_is_rendered_by_the_reference_of_all_controls(cohort, tmp_path):
+    run, config = fit_run(tmp_path / "run", cohort, "volumes.normative.folds=1")
+    found = load_rendering(run, cohort[0], config)
+    assert set(found.fold.tolist()) == {found.reference.last}
+
+
+def test_the_normal_part_is_what_mean_and_components_of_the_background_explain(world, cohort, tmp_path):
+    table, volumes, is_background, _ = cohort
+    settings = ("method.salient_input=deviation", "method.common_input=normal", "volumes.normative.n_components=4")
+    run, config = fit_run(tmp_path / "run", cohort, *settings)
+    rendering = load_rendering(run, table, config)
+    rows = np.array([100, 3, 60])
+    shown = rendering.normal_part(torch.from_numpy(volumes[rows]), rows).flatten(1).numpy()
+    for row, found in zip(rows, shown, strict=True):
+        seen = is_background & (rendering.fold.numpy() != rendering.fold[row].item())
+        flat = volumes[seen].reshape(seen.sum(), -1).astype(float)
+        mean = flat.mean(axis=0)
+        components = np.linalg.svd(flat - mean, full_matrices=False)[2][:4]
+        expected = mean + (volumes[row].ravel() - mean) @ components.T @ components
+        np.testing.assert_allclose(found, expected, atol=2e-2)
+    # The disease is hardly among it, which images of the background do not have.
+    lesion = volumes.reshape(len(table), -1)[:, LESION]
+    patients, controls = lesion[~is_background].mean(), lesion[is_background].mean()
+    whole = rendering.normal_part(torch.from_numpy(volumes), np.arange(len(table))).flatten(1).numpy()[:, LESION]
+    assert patients - controls < -1
+    assert abs(whole[~is_background].mean() - whole[is_background].mean()) < 0.5 * (controls - patients)
+    stored = volumes.astype(np.float16)
+    cached = CachedVolumes(stored, np.arange(len(table)), None, [], SIZE[1:], ("",) * len(table))
+    read = VolumeReader(cached, None, torch.device("cpu"), rendering=rendering)
+    raw = torch.from_numpy(stored[rows]).float()
+    torch.testing.assert_close(read(rows)[:, :1], rendering.normal_part(raw, rows))
+    torch.testing.assert_close(read(rows)[:, 1:], rendering(raw, rows))
 
 
 def test_a_reference_left_by_a_start_before_training_is_not_taken_for_that_of_other_images(cohort, tmp_path):

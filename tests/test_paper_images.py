@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from sepclr_med import read_manifest
-from sepclr_med.cohort.preflight import check_participants
+from sepclr_med.cohort.preflight import check_cohort, check_participants
 from sepclr_med.config import VolumesConfig, parse_config
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.preprocessing import build_preprocessing, preprocess
@@ -76,6 +76,14 @@ def test_manifest_is_read_without_a_remark_and_described(made, name):
     salient = ["digit"] if name == "cifar_mnist" else ["shape", "scale", "rotation", "x", "y"]
     assert (manifest[salient].isna().all(axis=1) == (manifest["diagnosis"] == "control")).all()
     assert manifest[["object" if name == "cifar_mnist" else "digit_top_left"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("name", ["cifar_mnist", "dsprites"])
+def test_check_finds_nothing_wrong_with_any_image(made, name):
+    result = check_cohort(read_manifest(made[name]), ["control"], ["patient"], n_jobs=1)
+    assert result.ok
+    assert result.n_usable == 2 * sum(SIZES.values())
+    assert [problem for problem in result.problems if problem.row] == []
 
 
 @pytest.mark.parametrize("name", ["cifar_mnist", "dsprites"])

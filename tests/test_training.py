@@ -56,13 +56,16 @@ def embeddings_of(run):
     }
 
 
+CHECKPOINTS = ("last", "best", "voxel_pca", "reference", "erasure")
+
+
 def test_a_run_folder_holds_what_it_should_and_no_leftovers(trained):
     names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
     expected = {
         *("config.yaml", "provenance.json", "history.tsv", "progress.png"),
         *(f"data/{name}.tsv" for name in ("manifest", "train", "val", "test")),
         "data/manifest.json",
-        *(f"checkpoints/{name}.{kind}" for name in ("last", "best", "voxel_pca") for kind in ("safetensors", "json")),
+        *(f"checkpoints/{name}.{kind}" for name in CHECKPOINTS for kind in ("safetensors", "json")),
         "embeddings/dataset_description.json",
         *(
             f"embeddings/desc-{space}_embedding.{kind}"
@@ -267,7 +270,7 @@ def test_unreadable_images_stop_the_run_or_are_skipped_by_policy(cohort, config,
 
 def test_a_full_disk_is_a_message_and_the_same_call_goes_on_elsewhere(cohort, small_disk, tmp_path):
     config = load_config(overrides=[*SETTINGS, f"volumes.cache_dir={tmp_path / 'cache'}", "training.epochs=1"])
-    with pytest.raises(RunError, match=r"voxel_pca\.safetensors: cannot be written: .*[Nn]o space left"):
+    with pytest.raises(RunError, match=r"reference\.safetensors: cannot be written: .*[Nn]o space left"):
         fit(read_manifest(cohort), config, small_disk / "run")
     assert list((small_disk / "run" / "checkpoints").iterdir()) == []
     run = fit(read_manifest(cohort), config, tmp_path / "run")

@@ -1,6 +1,7 @@
 """Fit every arm of ``arms.yaml`` on a simulated cohort for several seeds, and probe both spaces against the truth.
 
     python pipelines/ablation/run.py OUTPUT_DIR [--arms NAME,...] [--seeds 0,1,2] [--base MANIFEST] [--set KEY=VALUE]
+    python pipelines/ablation/run.py OUTPUT_DIR --show
 
 One row per arm, seed, space and variable in ``OUTPUT_DIR/ablation.tsv``; what is there already is not done again.
 Probes are linear, fitted on training participants and scored on the held-out ones: among patients, and apart from that
@@ -24,10 +25,25 @@ HERE = Path(__file__).parent
 RECIPE = HERE.parent / "synthetic" / "recipe.yaml"
 HEADLINES = {"r2", "balanced_accuracy"}
 SHARED = ["age", "sex", "site", "shared_pattern"]
+SHOWN = {
+    "severity, patients": "severity R2",
+    "subtype, patients": "subtype",
+    "age, patients": "age R2",
+    "sex, patients": "sex",
+    "site, patients": "site",
+    "shared_pattern, patients": "shared pattern R2",
+    "age, everyone": "age R2, everyone",
+    "sex, everyone": "sex, everyone",
+    "site, everyone": "site, everyone",
+    "diagnosis, everyone": "diagnosis",
+}
 
 
 def main() -> None:
     options = _options()
+    if options.show:
+        print(summarise(pd.read_csv(options.output / "ablation.tsv", sep="\t")))
+        return
     arms = yaml.safe_load((HERE / "arms.yaml").read_text())
     cohort = _cohort(options)
     for seed in map(int, options.seeds.split(",")):
@@ -66,6 +82,23 @@ def probe(embeddings: dict[str, pd.DataFrame], cohort: pd.DataFrame) -> pd.DataF
     return pd.concat(found)[["space", "people", "variable", "metric", "value", "chance", "n"]]
 
 
+def summarise(table: pd.DataFrame) -> str:
+    """Return a Markdown table: mean over seeds, and the range where there are several."""
+    lines = [f"| space | arm | seeds | {' | '.join(SHOWN.values())} |", "|---" * (len(SHOWN) + 3) + "|"]
+    question = table["variable"] + ", " + table["people"]
+    for (space, arm), rows in table.groupby(["space", "arm"], sort=False):
+        cells = [_cell(rows[question.loc[rows.index] == key]["value"]) for key in SHOWN]
+        lines.append(f"| {space} | {arm} | {rows['seed'].nunique()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: pd.Series) -> str:
+    if not len(values):
+        return "n/a"
+    spread = f" ({values.min():.2f} to {values.max():.2f})" if len(values) > 1 else ""
+    return f"{values.mean() + 0.0:.2f}{spread}"
+
+
 def _evaluate(spaces: dict[str, pd.DataFrame], cohort: pd.DataFrame, variables: list[str]) -> pd.DataFrame:
     table = evaluate(spaces, cohort, variables, n_bootstrap=0, n_permutations=0)
     kept = table["metric"].isin(HEADLINES) & table["space"].isin(list(spaces)) & (table["scheme"] == "held-out")
@@ -87,6 +120,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--base", default=None)
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--show", action="store_true", help="print what is there as Markdown")
     return parser.parse_args()
 
 

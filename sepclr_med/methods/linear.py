@@ -19,7 +19,8 @@ from sepclr_med.volumes.normative_fit import gram_matrix
 from sepclr_med.volumes.reader import VolumeReader
 
 CHUNK = 32
-SMALLEST_SHARE = 1e-9
+# Of the largest eigenvalue; products are rounded to float32.
+SMALLEST_SHARE = 1e-6
 
 
 class LinearSpaces(NamedTuple):

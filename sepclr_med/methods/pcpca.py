@@ -44,18 +44,18 @@ def fit_network(
     common = leading_axes(covariance(moments.background), method.common_dim)
     given = method.contrast
     contrast = choose_contrast(moments, method.salient_dim) if given == "auto" else min(float(given), LARGEST_CONTRAST)
-    salient = scaled_axes(moments, contrast, method.salient_dim)
+    salient = scaled_axes(moments, contrast, method.salient_dim, network.mean.numel())
     axes = {"common": common @ moments.basis, "salient": salient @ moments.basis}
     put_axes(network, read, train, moments.mean, axes)
     return {"contrast": contrast}
 
 
-def scaled_axes(moments: Moments, contrast: float, k: int) -> np.ndarray:
-    """Return axes whose scores are the posterior means of the k factors."""
+def scaled_axes(moments: Moments, contrast: float, k: int, n_voxels: int) -> np.ndarray:
+    """Return axes whose scores are the posterior means of the k factors; eigenvalues beyond the images' span are 0."""
     combined = (covariance(moments.target) - contrast * covariance(moments.background)) / (1 - contrast)
     values = np.sort(np.linalg.eigvalsh(combined))[::-1]
     k = min(k, len(values) - 1)
-    noise = max(float(values[k:].mean()), 1e-12)
+    noise = max(float(values[k:].sum()) / (n_voxels - k), 1e-12)
     leading = np.maximum(values[:k], noise * (1 + 1e-9))
     return (np.sqrt(leading - noise) / leading)[:, None] * leading_axes(combined, k)
 
