@@ -177,7 +177,7 @@ def test_running_statistics_count_every_micro_batch_once(checkpointed):
     torch.manual_seed(0)
     images = torch.randn(2, 10, 1, 12, 14, 12)
     for start in range(2):
-        expected(*[images[:, start::2].flatten(0, 1)] * 2)
+        expected(images[:, start::2].flatten(0, 1))
     found = network.state_dict()
     for name, buffer in expected.named_buffers():
         if not name.endswith("num_batches_tracked"):

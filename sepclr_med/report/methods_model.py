@@ -27,6 +27,7 @@ METHODS = {
     "pcpca": "Probabilistic contrastive principal components [[pcpca]] of the preprocessed voxels were taken",
     "covariates": "No image was used: the embedding is the covariates",
 }
+TWO_SPACES = ("sepclr", "sepclr_paper", "cvae", "mm_cvae", "sepvae", "cpca", "pcpca")
 CLOSED_FORM = ("pca", "cpca", "pcpca", "covariates")
 
 
@@ -101,12 +102,14 @@ def _reference(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
 
 
 def _erased(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
-    columns = dig(config, "method", "erase", default=[])
-    if not columns:
+    columns = [safe(name) for name in dig(config, "method", "erase", default=[])]
+    axes = as_number(dig(config, "method", "erase_salient", default=0)) or 0
+    said = [f"of {say_list(columns)} from the salient space"] if columns else []
+    if axes and dig(config, "method", "name", default="sepclr") in TWO_SPACES:
+        said.append(f"of the {plural(axes, 'leading axis', 'leading axes')} of the salient space from the common one")
+    if not said:
         return ""
-    names = say_list([safe(name) for name in columns])
-    where = "was erased from the salient space, fitted on training targets [[leace]]"
-    return f"What a straight line could read of {names} {where}."
+    return f"What a straight line could read {say_list(said)} was erased, fitted on training targets [[leace]]."
 
 
 def _training(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
