@@ -43,7 +43,7 @@ QUICK = {"n_permutations": 79, "tfce": False, "sensitivity": (), "n_jobs": 1}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("anatomy")
-    simulate(folder / "cohort", n_train=16, n_val=4, n_test=80, spacing=12.0, seed=0)
+    simulate(folder / "cohort", n_train=24, n_val=4, n_test=80, spacing=12.0, seed=0)
     fit(read_manifest(folder / "cohort" / "manifest.tsv"), load_config(overrides=SETTINGS), folder / "run")
     embed(folder / "run")
     return folder / "run"

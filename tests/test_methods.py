@@ -380,11 +380,14 @@ def test_more_factors_than_the_images_span_stay_zero():
     assert (lengths[8:] == 0).all()
 
 
-def test_moments_hold_the_covariances_of_both_groups():
-    images = tiny_images(LARGE)
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_moments_hold_the_covariances_of_both_groups(size):
+    """Also where there are more images than voxels, whose products have no full rank."""
+    images = tiny_images(size)
     read, train, is_target, flat, _ = images
     moments = measure_moments(read, train, is_target[train])
     axes = moments.basis @ flat
+    assert len(axes) == min(len(flat) - 2, flat.shape[1])
     np.testing.assert_allclose(axes @ axes.T, np.eye(len(axes)), atol=1e-3)
     for coordinates, group in ((moments.target, is_target[train]), (moments.background, ~is_target[train])):
         np.testing.assert_allclose(coordinates @ axes, flat[group] - flat[group].mean(axis=0), atol=5e-2)
@@ -635,9 +638,9 @@ def test_factors_of_one_disorder_are_null_for_members_of_the_other_and_for_contr
     diagnosis = table["diagnosis"].to_numpy()
     for index, name in enumerate("AB"):
         own = salient[:, 3 + 2 * index : 5 + 2 * index]
-        assert np.abs(own[diagnosis != name]).max() < 0.05
+        assert np.abs(own[diagnosis != name]).max() < 0.1
         assert np.linalg.norm(own[diagnosis == name], axis=1).mean() > 0.5
-    assert np.abs(salient[~is_target]).max() < 0.05
+    assert np.abs(salient[~is_target]).max() < 0.1
     for name in "AB":
         assert np.linalg.norm(salient[diagnosis == name, :3], axis=1).mean() > 0.5
 

@@ -72,7 +72,7 @@ def weights_of(run):
     return network_weights(load_checkpoint(RunDir(run).checkpoint())[0])
 
 
-def assert_same_training(run, other, rtol=1e-3):
+def assert_same_training(run, other, rtol=3e-3):
     first, second = (pd.read_csv(r / "history.tsv", sep="\t", na_values="n/a") for r in (run, other))
     terms = [name for name in first if name.startswith(("train_", "val_"))]
     np.testing.assert_allclose(second[terms], first[terms], rtol=rtol, atol=1e-4)
@@ -370,7 +370,7 @@ def test_preempted_with_two_processes_it_ends_for_requeueing_and_resumes_with_on
 
 def test_run_trains_in_several_processes(tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("cohort:\n  simulate: {n_train: 16, n_val: 4, n_test: 12, spacing: 12.0}\n")
+    recipe.write_text("cohort:\n  simulate: {n_train: 24, n_val: 4, n_test: 12, spacing: 12.0}\n")
     short = ["training.epochs=1", "training.batch_size=8", "evaluation.explain=0", "evaluation.n_permutations=99"]
     settings = [*SETTINGS, *short, "evaluation.n_bootstrap=20", "training.devices=2"]
     run_recipe(recipe, tmp_path / "run", settings)

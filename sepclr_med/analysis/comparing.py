@@ -183,7 +183,7 @@ def corrected_t_test(differences: np.ndarray, n_scored: int, n_fitted: int) -> f
     Examples
     --------
     >>> round(corrected_t_test(np.array([0.1, 0.2, 0.15]), 100, 400), 3)
-    0.042
+    0.059
     """
     n = len(differences)
     spread = differences.std(ddof=1) if n > 1 else 0.0

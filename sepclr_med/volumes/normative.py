@@ -51,7 +51,7 @@ class Design:
     Examples
     --------
     >>> table = pd.DataFrame({"age": [30.0, 50.0], "sex": ["F", "M"]})
-    >>> learn_design(table, ["age", "sex"]).encode(table).round(1)
+    >>> code_covariates(table, ["age", "sex"]).encode(table).round(1)
     array([[ 1., -1.,  1.,  0.],
            [ 1.,  1.,  1.,  1.]], dtype=float32)
     """
