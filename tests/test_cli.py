@@ -46,7 +46,7 @@ def run_verb(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
-    simulate(folder, n_train=24, n_val=4, n_test=8, spacing=12.0, seed=3)
+    simulate(folder, n_train=30, n_val=4, n_test=8, spacing=12.0, seed=3)
     return folder
 
 
@@ -124,10 +124,10 @@ def test_the_five_verbs_of_a_study_and_resuming_them(run_verb, cohort, tmp_path)
     entities = ["--suffix", "probseg", "--derivative", "simulated", "--desc", "mod", "--label", "GM"]
     code, out, err = run_verb("manifest", bids, "-o", manifest, *entities)
     assert code == 0, err
-    assert "36 images of 36 participants" in out
+    assert "42 images of 42 participants" in out
     code, out, err = run_verb("check", manifest, "--json", "-o", tmp_path / "problems.tsv")
     assert code == 0, err
-    assert json.loads(out)["n_images"] == 36
+    assert json.loads(out)["n_images"] == 42
     assert (tmp_path / "problems.tsv").is_file()
     code, out, err = run_verb("split", manifest, "--test-size", "0.3", "--val-size", "0.2", "--overwrite")
     assert code == 0, err

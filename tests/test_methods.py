@@ -406,6 +406,11 @@ def decoded():
     network = build_network(config, 1, (12, 14, 12)).eval()
     images = torch.randn(8, 1, 12, 14, 12)
     with torch.no_grad():
+        # Untrained, neither space would say much nor the decoder listen to it.
+        for encoder in (network.common_encoder, network.salient_encoder):
+            encoder.fc.weight *= 10
+        for layer in network.decoder.parameters():
+            layer *= 2
         rows = network(images).rows
         c_mean, c_log, c, s_mean, s_log, s, _ = rows.split([3, 3, 3, 2, 2, 2, 2], dim=1)
         likelihood = [
@@ -478,6 +483,11 @@ def test_contrastive_vaes_are_scored_by_their_bounds_and_what_keeps_spaces_apart
     parts = terms.reconstruction + beta * (decoded["common"].mean() + salient.mean()) + w_matching * matching
     if fitting is not None:
         torch.testing.assert_close(terms.total, parts / decoded["n_voxels"] + fitting, rtol=1e-5, atol=1e-5)
+    if name != "mm_cvae":
+        # An estimate below zero is no gain.
+        torch.nn.init.constant_(objective.critic.layers[-1].bias, -9.0)
+        assert float(objective.critic.estimate(c, s)) < -1
+        torch.testing.assert_close(score(objective, decoded).matching, told if name == "sepvae" else torch.tensor(0.0))
 
 
 @pytest.mark.parametrize("name", ["cvae", "mm_cvae", "sepvae"])

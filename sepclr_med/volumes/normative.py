@@ -50,10 +50,11 @@ class Design:
 
     Examples
     --------
-    >>> table = pd.DataFrame({"age": [30.0, 50.0], "sex": ["F", "M"]})
+    >>> table = pd.DataFrame({"age": [30.0, 40.0, 50.0], "sex": ["F", "M", "M"]})
     >>> code_covariates(table, ["age", "sex"]).encode(table).round(1)
-    array([[ 1., -1.,  1.,  0.],
-           [ 1.,  1.,  1.,  1.]], dtype=float32)
+    array([[ 1. , -1.2,  1.5,  0. ],
+           [ 1. ,  0. ,  0. ,  1. ],
+           [ 1. ,  1.2,  1.5,  1. ]], dtype=float32)
     """
 
     coding: CovariateCoding
