@@ -23,6 +23,7 @@ from sepclr_med.errors import RunError, UserError
 from sepclr_med.inference import represent
 from sepclr_med.methods import build_network
 from sepclr_med.methods.covariates import embed_table
+from sepclr_med.methods.shapes import name_salient_parts
 from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
@@ -122,6 +123,8 @@ def embed(
         "Backbone": config.network.backbone,
         "Seed": config.training.seed,
     }
+    if parts := name_salient_parts(config):
+        written["SalientParts"] = parts
     folder = Path(output_dir) if output_dir else run.embeddings
     told = [str(problem) for problem in cached.problems]
     counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}

@@ -25,6 +25,27 @@ def encoder_shape(config: Config, in_channels: int) -> dict[str, Any]:
     }
 
 
+def name_salient_parts(config: Config) -> dict[str, str]:
+    """Return the first and last factor of each part of the salient space; empty where it has one part.
+
+    Examples
+    --------
+    >>> from sepclr_med.config import load_config
+    >>> groups = ["cohort.target=[SZ,BD]", "method.salient_dim=4", "method.disorder_dim=2"]
+    >>> name_salient_parts(load_config(overrides=groups))["BD"]
+    'salient_006 ... salient_007'
+    """
+    if not count_disorders(config):
+        return {}
+    start, parts = 0, {}
+    sizes = [("shared by all targets", config.method.salient_dim)]
+    sizes += [(name, config.method.disorder_dim) for name in config.cohort.target]
+    for name, size in sizes:
+        parts[name] = f"salient_{start:03d} ... salient_{start + size - 1:03d}"
+        start += size
+    return parts
+
+
 def count_disorders(config: Config) -> int:
     """Return how many diagnoses have salient factors of their own."""
     return len(config.cohort.target) if config.method.disorder_dim else 0

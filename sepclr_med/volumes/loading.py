@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 
 from sepclr_med.errors import Problem
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 ARRAYS = (".npy", ".npz")
 GZIPPED = (".gz", ".mgz")
 
