@@ -102,7 +102,9 @@ def restore_state(run: RunDir, state: TrainingState) -> None:
         leftover.unlink()
     state.network.load_state_dict(network_weights(tensors))
     state.loss.load_state_dict(network_weights(tensors, "loss."))
-    restore_optimiser(state.optimiser, tensors)
+    if state.optimiser:
+        restore_optimiser(state.optimiser, tensors)
+    state.fitted = facts.get("fitted", {})
     state.standardisation = saved_standardisation(tensors)
     state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]
     unfinished = facts.get("unfinished", {"step": 0, "totals": None, "seconds": 0.0})

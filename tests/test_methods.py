@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from lightning_fabric import Fabric
-from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 from torch.distributions import Normal, kl_divergence
 
-from sepclr_med import embed, epochs, fit, load_config, simulate
+from sepclr_med import embed, epochs, fit, load_config, simulate, training
 from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.cohort.labels import Wanted, encode_labels
@@ -45,6 +44,14 @@ SETTINGS = [
     "evaluation.voxel_pca_components=3",
 ]
 FACTORS = {"common": 4, "salient": 3, "voxel_pca": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures():
+    """Drawing the curves takes two thirds of such a small fit; test_training has them drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "draw_progress", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +96,11 @@ def test_a_method_fits_and_embeds_the_spaces_it_says_and_again_the_same(name, ru
         assert np.isfinite(values).all()
         assert (values.std(axis=0) > 0).all()
         assert list(table["participant_id"]) == list(cohort["participant_id"])
-    again = embed(run, batch_size=7)
     for space, written in read_embeddings(run / "embeddings").items():
-        np.testing.assert_allclose(numbers(again[space]), numbers(tables[space]), rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(numbers(written), numbers(tables[space]), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(numbers(written), numbers(tables[space]), rtol=1e-5, atol=1e-5)
+    # From the checkpoint once more, for a new manifest, in batches of another size.
     some = cohort.iloc[[40, 3, 50]].reset_index(drop=True)
-    found = embed(run, some, tmp_path / "out")
+    found = embed(run, some, tmp_path / "out", batch_size=2)
     assert sorted(read_embeddings(tmp_path / "out")) == sorted(tables)
     for space, table in found.items():
         expected = tables[space].set_index("participant_id").loc[some["participant_id"]]
@@ -110,8 +116,13 @@ def test_every_term_is_logged_and_the_critic_is_kept_beside_the_network(name, ru
     terms = [column for column in history if column.startswith(("train_", "val_"))]
     assert {"train_total", "val_total", "train_gradient_norm"} <= set(terms)
     assert np.isfinite(history[terms].iloc[-1]).all()
-    kept = load_checkpoint(RunDir(run).checkpoint())[0]
-    assert any(key.startswith("loss.critic.") for key in kept) == (name in ("cvae", "sepvae"))
+    kept, facts = load_checkpoint(RunDir(run).checkpoint())
+    critic = [key for key in kept if key.startswith("loss.")]
+    assert any(key.startswith("loss.critic.") for key in critic) == (name in ("cvae", "sepvae"))
+    # One optimiser moves both.
+    config = load_config(overrides=[*SETTINGS, f"method.name={name}"])
+    network = list(build_network(config, facts["in_channels"], facts["spatial_size"]).parameters())
+    assert sum(key.endswith(".exp_avg") for key in kept) == len(network) + len(critic)
 
 
 def test_methods_in_closed_form_have_no_history_and_say_what_they_chose(run_of):
@@ -550,7 +561,7 @@ def test_sepvaes_critic_sees_dependence_that_runs_through_the_group():
 # SepCLR's further terms, on embeddings that are free to move.
 
 
-def optimise(config, n=48, n_steps=150, seed=0):
+def optimise(config, n=40, n_steps=100, seed=0):
     """Move embeddings down the loss; both views are the embedding and a little noise."""
     table, _ = labels_of(config, n, seed)
     labels = encode_labels(table, find_labels(config), np.ones(n, bool))
@@ -576,13 +587,15 @@ def optimise(config, n=48, n_steps=150, seed=0):
 FREE = [*SETTINGS, "method.independence=none", "method.salient_input=plain"]
 
 
-def neighbours_agree(values, labels):
-    """Spearman correlation of labels with the mean label of the three nearest rows, or the share that agree."""
-    distance = np.square(values[:, None] - values[None]).sum(axis=2) + np.diag(np.full(len(values), np.inf))
-    nearest = labels[np.argsort(distance, axis=1)[:, :3]]
+def apart(values, labels):
+    """How far rows of like labels lie from each other, as a share of the distance of any two rows."""
+    distance = np.linalg.norm(values[:, None] - values, axis=2)
     if labels.dtype == object:
-        return (nearest == labels[:, None]).mean()
-    return spearmanr(nearest.mean(axis=1), labels)[0]
+        like = labels[:, None] == labels
+    else:
+        like = np.abs(labels[:, None] - labels) < 0.2 * labels.std()
+    pairs = ~np.eye(len(values), dtype=bool)
+    return distance[like & pairs].mean() / distance[pairs].mean()
 
 
 def test_supervised_salient_factors_learn_their_own_attribute_and_not_the_others():
@@ -592,12 +605,12 @@ def test_supervised_salient_factors_learn_their_own_attribute_and_not_the_others
     severity, subtype = (table[name].to_numpy()[is_target] for name in ("severity", "subtype"))
     subtype = subtype.astype(object)
     first, second, rest = (salient[is_target][:, place] for place in (slice(1), slice(1, 2), slice(2, 3)))
-    assert neighbours_agree(first, severity) > 0.85
-    assert neighbours_agree(second, subtype) > 0.95
-    assert neighbours_agree(second, severity) < 0.6
-    assert neighbours_agree(first, subtype) < 0.75
+    assert apart(first, severity) < 0.25
+    assert apart(second, subtype) < 0.25
+    assert apart(second, severity) > 0.75
+    assert apart(first, subtype) > 0.75
     for other in (severity, subtype):
-        assert neighbours_agree(rest, other) < 0.7
+        assert apart(rest, other) > 0.75
     assert np.abs(salient[~is_target]).max() < 0.1
     assert first.std() > 0.3
     assert np.isfinite(terms.total.item())
@@ -635,10 +648,10 @@ def test_common_attributes_arrange_the_common_space():
     for name, config in (("plain", plain), ("arranged", arranged)):
         table, _, common, *_ = optimise(config)
         age, sex = table["age"].to_numpy(), table["sex"].to_numpy().astype(object)
-        found[name] = (neighbours_agree(common, age), neighbours_agree(common, sex))
-    assert found["arranged"][0] > 0.85
-    assert found["arranged"][1] > 0.9
-    assert max(found["plain"][0], found["plain"][1] - 0.3) < 0.5
+        found[name] = (apart(common, age), apart(common, sex))
+    assert found["arranged"][0] < 0.65
+    assert found["arranged"][1] < 0.9
+    assert min(found["plain"]) > 0.95
 
 
 def test_factors_of_one_disorder_are_null_for_members_of_the_other_and_for_controls():
@@ -698,7 +711,7 @@ def test_nuisances_are_held_against_the_salient_heads_of_targets():
     is_target = torch.from_numpy(table["diagnosis"].to_numpy() != "control")
     terms = loss([heads, heads], is_target, torch.from_numpy(labels.numbers))
     age = torch.tensor(((table["age"] - table["age"].mean()) / table["age"].std(ddof=0)).tolist())[:, None]
-    sex = torch.from_numpy(pd.get_dummies(table["sex"]).to_numpy(float)).float()
+    sex = torch.tensor(pd.get_dummies(table["sex"]).to_numpy(float).tolist())
     salient = heads[is_target, 4:]
     expected = (hsic(age[is_target], salient) + hsic(sex[is_target], salient)) / 2
     torch.testing.assert_close(terms.nuisance, expected, rtol=1e-4, atol=1e-5)
