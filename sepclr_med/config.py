@@ -5,6 +5,7 @@ The sections and their fields are in :mod:`sepclr_med.settings`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,11 @@ def _problem(detail: Any, source: str) -> Problem:
         known = list(_fields_at(path[:-1]))
         hint = did_you_mean(path[-1], known)
         return Problem(f"unknown key {name}", file=source, allowed=", ".join(known), fix=hint or "remove it")
-    return Problem(f"{name}: {detail['msg'].removeprefix('Value error, ')}", file=source, got=str(detail["input"])[:80])
+    hint = ""
+    if detail["type"] == "literal_error":
+        hint = did_you_mean(str(detail["input"]), re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
+    said = detail["msg"].removeprefix("Value error, ")
+    return Problem(f"{name}: {said}", file=source, got=str(detail["input"])[:80], fix=hint)
 
 
 def _fields_at(path: list[str]) -> Iterable[str]:

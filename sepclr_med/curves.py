@@ -36,8 +36,13 @@ def draw_progress(history: pd.DataFrame, path: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, _panels(history).items(), strict=False):
+    panels = _panels(history)
+    n_columns = 3 if len(panels) <= 6 else 4
+    figure = Figure(figsize=(4 * n_columns, 6.5), layout="constrained")
+    grid = figure.subplots(2, n_columns).flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, names) in zip(grid, panels.items(), strict=False):
         for name, colour in zip(names, COLOURS, strict=False):
             label = name.removeprefix("salient_norm_").replace("_", " ")
             train = name if name in history else f"train_{name}"

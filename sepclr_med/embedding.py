@@ -21,7 +21,7 @@ from sepclr_med.engine import on_first_process, start_processes
 from sepclr_med.erasing import erase, load_erasures
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.inference import represent
-from sepclr_med.methods import build_network
+from sepclr_med.methods import build_network, erases
 from sepclr_med.methods.covariates import embed_table
 from sepclr_med.methods.shapes import name_salient_parts
 from sepclr_med.networks import channels_last
@@ -110,7 +110,12 @@ def embed(
     factors = _embed_rows(fabric, run, network, read, kept, batch_size)
     if config.method.name == "covariates":
         factors |= embed_table(facts["fitted"], manifest.iloc[kept])
-    factors = erase(factors, load_erasures(run))
+    erasures = load_erasures(run.erasure(which))
+    if erases(config) and not erasures:
+        logger.warning(
+            "%s: nothing is erased from these embeddings; that is fitted when training has finished", run.path
+        )
+    factors = erase(factors, erasures)
     ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
     tables = {
         space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,14 +12,13 @@ from torch import nn
 from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
 from sepclr_med.inference import represent
 from sepclr_med.methods.erasure import Erasure, fit_erasure, leading_scores
-from sepclr_med.rundir import RunDir
 from sepclr_med.volumes.reader import VolumeReader
 
 BATCH = 64
 
 
 def fit_erasures(
-    run: RunDir,
+    path: Path,
     network: nn.Module,
     read: VolumeReader,
     rows: np.ndarray,
@@ -29,7 +29,8 @@ def fit_erasures(
 
     Parameters
     ----------
-    run : RunDir
+    path : Path
+        As :meth:`sepclr_med.rundir.RunDir.erasure` gives it for these weights.
     network : nn.Module
         With the weights that embed, in evaluation mode.
     read : VolumeReader
@@ -52,14 +53,14 @@ def fit_erasures(
         for space, erasure in erasures.items()
         for name in ("centre", "projection")
     }
-    save_checkpoint(run.erasure, arrays, {"spaces": list(erasures), "n_rows": int(rows.size)})
+    save_checkpoint(path, arrays, {"spaces": list(erasures), "n_rows": int(rows.size)})
 
 
-def load_erasures(run: RunDir) -> dict[str, Erasure]:
-    """Return what a run takes out of each space; empty for a run that erases nothing."""
-    if not run.erasure.is_file():
+def load_erasures(path: Path) -> dict[str, Erasure]:
+    """Return what is taken out of each space; empty where there is no such file: nothing is erased, or not yet."""
+    if not path.is_file():
         return {}
-    arrays, state = load_checkpoint(run.erasure)
+    arrays, state = load_checkpoint(path)
     names = ("centre", "projection")
     return {space: Erasure(*(arrays[f"{space}.{name}"].numpy() for name in names)) for space in state["spaces"]}
 

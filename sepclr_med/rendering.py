@@ -57,15 +57,19 @@ def fit_reference(
     rows = table.iloc[train].reset_index(drop=True)
     in_sample = settings.folds == 1
     folds = assign_folds(rows, ~is_target[train], FOLDS_TO_CHOOSE if in_sample else settings.folds)
-    wanted = {run.reference: (covariates, settings.model)}
-    if config.method.common_input == "normal":
-        wanted[run.normal_reference] = ([], "pca")
-    for path, (columns, model) in wanted.items():
-        reference = fit_normative(
-            lambda places: load(train[places]), rows, ~is_target[train], folds, columns, settings.n_components, model
-        )
-        tensors, state = reference.state()
-        save_checkpoint(path, tensors, {**state, "folds": {}} if in_sample else state)
+    pooled = [name for name in settings.pooled if name in covariates]
+    reference = fit_normative(
+        lambda places: load(train[places]),
+        rows,
+        ~is_target[train],
+        folds,
+        covariates,
+        settings.n_components,
+        settings.model,
+        pooled,
+    )
+    tensors, state = reference.state()
+    save_checkpoint(run.reference, tensors, {**state, "folds": {}} if in_sample else state)
 
 
 def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Rendering | None:
@@ -80,11 +84,7 @@ def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Renderin
     """
     if not needs_reference(config):
         return None
-    reference = NormativeReference.from_state(*load_checkpoint(run.reference))
-    normal = None
-    if config.method.common_input == "normal":
-        normal = NormativeReference.from_state(*load_checkpoint(run.normal_reference))
-    return render_with(reference, table, normal)
+    return render_with(NormativeReference.from_state(*load_checkpoint(run.reference)), table)
 
 
 def assign_folds(rows: pd.DataFrame, is_background: np.ndarray, n_folds: int) -> np.ndarray:

@@ -175,15 +175,9 @@ class RunDir:
         """The normative reference, fitted on training background rows."""
         return self.path / "checkpoints" / "reference.safetensors"
 
-    @property
-    def normal_reference(self) -> Path:
-        """The background's components without covariates, where the common encoder sees what they explain."""
-        return self.path / "checkpoints" / "normal_reference.safetensors"
-
-    @property
-    def erasure(self) -> Path:
-        """What is taken out of exported spaces, fitted on training rows."""
-        return self.path / "checkpoints" / "erasure.safetensors"
+    def erasure(self, which: str = "last") -> Path:
+        """What is taken out of the spaces that the weights ``last`` or ``best`` export, fitted on training rows."""
+        return self.path / "checkpoints" / f"erasure_{which}.safetensors"
 
     def checkpoint(self, which: str = "last") -> Path:
         """The weights, ``last`` or ``best``."""

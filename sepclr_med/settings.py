@@ -89,6 +89,10 @@ class NormativeConfig(Section):
     covariates: list[str] = ["age", "sex", "site"]
     """Columns whose effect on controls is taken out of deviations, as far as the manifest has them. A new participant
     needs the same columns, and a site of its own controls."""
+    pooled: list[str] = ["site"]
+    """Covariates among these whose effect is taken to be the same in patients as in controls, as harmonisation does:
+    patients, with effects of the others of their own, help to estimate it. Where patients of one site are more ill,
+    that is taken for the site."""
     n_components: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Leading components of controls' residuals that are taken out as well; ``auto``: the number under which held-out
     controls are most likely."""
@@ -181,6 +185,8 @@ METHODS = (
     *("sepclr", "sepclr_paper", "simclr", "supervised", "y_aware", "vae", "cvae", "mm_cvae", "sepvae"),
     *("pca", "cpca", "pcpca", "covariates"),
 )
+CLOSED_FORM = ("pca", "cpca", "pcpca", "covariates")
+TWO_SPACES = ("sepclr", "sepclr_paper", "cvae", "mm_cvae", "sepvae", "cpca", "pcpca")
 # What a method differs in from the defaults below, where a recipe says nothing.
 PRESETS: dict[str, dict[str, Any]] = {
     "sepclr_paper": {"salient_input": "plain", "independence": "none", "erase_salient": 0},
@@ -201,9 +207,6 @@ class MethodConfig(Section):
     salient_input: Literal["auto", "plain", "deviation"] = "auto"
     """What the salient encoder sees: the preprocessed image, or how far it lies from the normative reference. ``auto``:
     deviations where a voxel is the same place in every brain (volumes with ``standardise: voxelwise``), else plain."""
-    common_input: Literal["plain", "normal"] = "plain"
-    """What the common encoder sees beside deviations: the preprocessed image, or the part of it that mean and leading
-    components of the background explain."""
     temperature: float = Field(0.5, gt=0)
     """Bandwidth of the Gaussian kernels, the paper's tau."""
     w_salient: float = Field(1.0, ge=0)
@@ -251,12 +254,16 @@ class MethodConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, given: Any) -> Any:
-        return {**PRESETS.get(given.get("name", "sepclr"), {}), **given} if isinstance(given, dict) else given
+        if not isinstance(given, dict) or not isinstance(given.get("name", ""), str):
+            return given
+        return {**PRESETS.get(given.get("name", "sepclr"), {}), **given}
 
     @model_validator(mode="after")
     def _enough_factors(self) -> MethodConfig:
         if len(self.attributes) > self.salient_dim:
             raise ValueError(f"{len(self.attributes)} attributes need as many salient factors, not {self.salient_dim}")
+        if self.name in TWO_SPACES and self.erase_salient >= self.common_dim:
+            raise ValueError(f"erase_salient={self.erase_salient} leaves nothing of a common_dim of {self.common_dim}")
         return self
 
 

@@ -20,7 +20,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sepclr_med.checkpoint import load_checkpoint, network_weights, save_checkpoint
-from sepclr_med.cohort.labels import Wanted, encode_labels
+from sepclr_med.cohort.labels import Labels, Wanted, encode_labels
 from sepclr_med.cohort.manifest import manifest_hash
 from sepclr_med.cohort.trainable import require_both_groups, require_trainable
 from sepclr_med.config import Config
@@ -29,7 +29,8 @@ from sepclr_med.engine import average_buffers, on_first_process, start_processes
 from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
 from sepclr_med.erasing import fit_erasures
 from sepclr_med.errors import ConfigError, Problem
-from sepclr_med.methods import CLOSED_FORM, build_network, erases, find_method
+from sepclr_med.methods import build_network, erases, find_method
+from sepclr_med.methods.shapes import count_salient
 from sepclr_med.networks import channels_last, checkpoint_activations
 from sepclr_med.preemption import StopRequest, listening
 from sepclr_med.progress import report_progress
@@ -37,7 +38,7 @@ from sepclr_med.provenance import record_step
 from sepclr_med.rendering import fit_reference, load_rendering
 from sepclr_med.rundir import RunDir, write_table
 from sepclr_med.runs import cache_folder, open_run
-from sepclr_med.settings import TrainingConfig
+from sepclr_med.settings import CLOSED_FORM, TrainingConfig
 from sepclr_med.training_state import TrainingState, history_table, restore_state, save_state
 from sepclr_med.volumes.batches import draw_batches
 from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
@@ -142,6 +143,7 @@ def _prepare(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     require_both_groups(roles[used.index[rows["train"]]])
     in_training = np.isin(np.arange(len(used)), rows["train"])
     labels = encode_labels(used, _wanted_labels(used, config), in_training)
+    _require_something_left(labels, config)
     cohort = Cohort(cached, used.reset_index(drop=True), is_target, labels, **rows)
     _require_enough_rows(cohort, config.training, n_processes)
     return cohort
@@ -154,6 +156,16 @@ def _wanted_labels(used: pd.DataFrame, config: Config) -> list[Wanted]:
     return [label for label in wanted if label.kind != "design" or label.column in used]
 
 
+def _require_something_left(labels: Labels, config: Config) -> None:
+    # Classes spread over columns that sum to one: they take a direction less than there are columns.
+    widths = [place.stop - place.start for (purpose, _), place in labels.places.items() if purpose == "erase"]
+    n, size = sum(max(1, width - 1) for width in widths), count_salient(config)
+    if n >= size:
+        fix = "erase fewer columns, those with fewer classes, or raise method.salient_dim"
+        few = Problem(f"erasing takes {n} of {size} salient directions", got=", ".join(config.method.erase), fix=fix)
+        raise ConfigError("method.erase: nothing would be left of the salient space", [few])
+
+
 def _require_enough_rows(cohort: Cohort, training: TrainingConfig, n_processes: int) -> None:
     n = len(draw_batches(cohort.is_target[cohort.train], training.batch_size, 0, 0)[0])
     if n < 2 * n_processes:
@@ -164,7 +176,7 @@ def _require_enough_rows(cohort: Cohort, training: TrainingConfig, n_processes: 
 
 def _is_finished(run: RunDir, config: Config) -> bool:
     files = [run.checkpoint(), run.voxel_pca, run.provenance]
-    files += [run.erasure] if erases(config) else []
+    files += [run.erasure(which) for which in _embeddable(run)] if erases(config) else []
     if not all(path.is_file() for path in files):
         return False
     return bool(load_checkpoint(run.checkpoint())[1]["epoch"] >= config.training.epochs)
@@ -268,7 +280,8 @@ def _fit_references(run: RunDir, cohort: Cohort, state: TrainingState, config: C
     fit_reference(run, cohort.cached.load, cohort.table, cohort.is_target, cohort.train, config)
     # Every row must be rendered: better said now than after the training.
     load_rendering(run, cohort.table, config)
-    if run.voxel_pca.is_file():
+    # As for the reference: without a checkpoint beside it, it may be of other images.
+    if run.voxel_pca.is_file() and run.checkpoint().is_file():
         return
     read = VolumeReader(cohort.cached, state.standardisation, torch.device("cpu"))
     pca = fit_voxel_pca(read, cohort.train, config.evaluation.voxel_pca_components)
@@ -285,15 +298,20 @@ def _fit_closed_form(read: VolumeReader, state: TrainingState, cohort: Cohort, c
 
 
 def _fit_erasures(read: VolumeReader, state: TrainingState, cohort: Cohort, config: Config, run: RunDir) -> None:
-    """Fit what is taken out of the exported spaces, on training targets and the weights that embed."""
+    """Fit what is taken out of the exported spaces, on training targets, for each set of weights that may embed."""
     if not erases(config):
         return
-    state.network.load_state_dict(network_weights(load_checkpoint(run.checkpoint(config.evaluation.checkpoint))[0]))
     rows = cohort.train[cohort.is_target[cohort.train]]
     places = [place for (purpose, _), place in cohort.labels.places.items() if purpose == "erase"]
     columns = [cohort.labels.numbers[rows][:, place] for place in places]
     known = np.concatenate([np.empty((rows.size, 0)), *columns], axis=1)
-    fit_erasures(run, state.network.eval(), read, rows, known, config.method.erase_salient)
+    for which in _embeddable(run):
+        state.network.load_state_dict(network_weights(load_checkpoint(run.checkpoint(which))[0]))
+        fit_erasures(run.erasure(which), state.network.eval(), read, rows, known, config.method.erase_salient)
+
+
+def _embeddable(run: RunDir) -> list[str]:
+    return [which for which in ("last", "best") if run.checkpoint(which).is_file()]
 
 
 def _device_name(fabric: Fabric) -> str:

@@ -157,5 +157,14 @@ def test_compare_fits_what_is_missing_and_nothing_twice(tmp_path):
     again = compare(*call, n_bootstrap=20)
     assert weights.stat().st_mtime_ns == written
     pd.testing.assert_frame_equal(table, again)
+    compare(*call, n_bootstrap=0, truth=["age", "severity"])
+    scores = pd.read_csv(tmp_path / "out" / "disentanglement.tsv", sep="\t")
+    assert set(zip(scores["method"], scores["seed_number"], strict=True)) == {
+        (method, seed) for method in ("sepclr_paper", "pca") for seed in (0, 1)
+    }
+    assert set(scores["space"]) == {"common", "salient"}
+    assert {"age", "severity", "all"} <= set(scores["variable"])
+    with pytest.raises(ManifestError, match="severty"):
+        compare(*call, n_bootstrap=0, truth=["severty"])
     # Methods without chance give the same whatever the seed.
     assert table[table["method"] == "pca"]["seed_sd"].max() == 0

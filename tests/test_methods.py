@@ -1,5 +1,6 @@
 """Every method behind one fit and one embed, and each against what it is said to be."""
 
+import logging
 import os
 import shutil
 import signal
@@ -14,19 +15,19 @@ from sklearn.linear_model import LinearRegression
 from torch.distributions import Normal, kl_divergence
 
 from sepclr_med import embed, epochs, fit, load_config, simulate, training
-from sepclr_med.checkpoint import load_checkpoint
+from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.cohort.labels import Wanted, encode_labels
 from sepclr_med.errors import ConfigError, ManifestError, PreemptedError
 from sepclr_med.losses.critics import DensityRatio
 from sepclr_med.losses.independence import hsic, mmd
-from sepclr_med.methods import CLOSED_FORM, build_network, cpca, cvae, find_method, mm_cvae, pca, pcpca, sepvae, vae
+from sepclr_med.methods import build_network, cpca, cvae, find_method, mm_cvae, pca, pcpca, sepvae, vae
 from sepclr_med.methods.erasure import fit_erasure
 from sepclr_med.methods.linear import measure_moments
 from sepclr_med.methods.sepclr import SepCLRObjective, find_labels
 from sepclr_med.networks import split_inputs
 from sepclr_med.rundir import RunDir
-from sepclr_med.settings import METHODS, MethodConfig
+from sepclr_med.settings import CLOSED_FORM, METHODS, MethodConfig
 from sepclr_med.step import backward_batch, divide_batch
 from sepclr_med.volumes.cache import CachedVolumes
 from sepclr_med.volumes.reader import VolumeReader
@@ -43,6 +44,8 @@ SETTINGS = [
     "method.salient_dim=3",
     "evaluation.voxel_pca_components=3",
 ]
+DISORDERS = ["cohort.target=[A,B]", "method.disorder_dim=2", "method.salient_dim=6"]
+DISORDERS += ["method.erase=[age,sex,site]", "method.erase_salient=2"]
 FACTORS = {"common": 4, "salient": 3, "voxel_pca": 3}
 
 
@@ -130,6 +133,23 @@ def test_methods_in_closed_form_have_no_history_and_say_what_they_chose(run_of):
         facts = load_checkpoint(RunDir(run_of(name)).checkpoint())[1]
         assert facts["history"] == []
         assert facts["fitted"]["contrast"] in find_method(load_config(overrides=[f"method.name={name}"])).SWEEP
+
+
+@pytest.mark.parametrize("name", ["cpca", "covariates"])
+def test_a_fit_in_closed_form_that_was_killed_before_its_record_goes_on_with_what_it_had(
+    name, run_of, cohort, tmp_path
+):
+    whole = run_of(name)
+    killed = shutil.copytree(whole, tmp_path / "killed")
+    RunDir(killed).provenance.unlink()
+    before = RunDir(killed).checkpoint().read_bytes()
+    settings = [*SETTINGS, f"method.name={name}", f"volumes.cache_dir={whole.parent / 'cache'}"]
+    fit(cohort, load_config(overrides=settings), killed)
+    assert RunDir(killed).checkpoint().read_bytes() == before
+    assert RunDir(killed).provenance.is_file()
+    ours, theirs = embed(killed), embed(whole)
+    for space, table in theirs.items():
+        np.testing.assert_allclose(numbers(ours[space]), numbers(table), rtol=1e-6, atol=1e-6)
 
 
 def test_only_the_salient_encoder_of_sepclr_sees_deviations(run_of):
@@ -679,7 +699,7 @@ def test_factors_of_one_disorder_are_null_for_members_of_the_other_and_for_contr
     ],
 )
 def test_independence_is_of_target_rows_and_moves_the_head_that_gives_way(independence, gives_way):
-    method = MethodConfig(common_dim=2, salient_dim=2, independence=independence, gives_way=gives_way)
+    method = MethodConfig(common_dim=2, salient_dim=2, independence=independence, gives_way=gives_way, erase_salient=0)
     objective = SepCLRObjective(method, {}, [])
     torch.manual_seed(0)
     common = torch.nn.functional.normalize(torch.randn(40, 2), dim=1)
@@ -729,9 +749,7 @@ def two_disorders(cohort, runs):
     patient = cohort["diagnosis"] == "patient"
     manifest = cohort.assign(diagnosis=cohort["diagnosis"].where(~patient, cohort["subtype"]))
     assert set(manifest["diagnosis"]) == {"control", "A", "B"}
-    extra = ["cohort.target=[A,B]", "method.disorder_dim=2", "method.salient_dim=6"]
-    extra += ["method.erase=[age,sex,site]", "method.erase_salient=2"]
-    run = fit(manifest, load_config(overrides=[*SETTINGS, *extra]), runs / "disorders")
+    run = fit(manifest, load_config(overrides=[*SETTINGS, *DISORDERS]), runs / "disorders")
     return run, manifest
 
 
@@ -764,9 +782,9 @@ def test_no_straight_line_reads_erased_columns_from_the_salient_factors_of_train
     run, manifest = two_disorders
     rows = ((manifest["split"] == "train") & (manifest["diagnosis"] != "control")).to_numpy()
     without = shutil.copytree(run, tmp_path / "without")
-    RunDir(without).erasure.unlink()
+    RunDir(without).erasure().unlink()
     cleaned, raw = embed(run), embed(without, cache_dir=run.parent / "cache")
-    assert load_checkpoint(RunDir(run).erasure)[1]["n_rows"] == rows.sum()
+    assert load_checkpoint(RunDir(run).erasure())[1]["n_rows"] == rows.sum()
     assert max(explained(cleaned["salient"], codes(manifest), rows)) < 1e-6
     assert min(explained(raw["salient"], codes(manifest), rows)) > 0.1
     np.testing.assert_allclose(numbers(cleaned["voxel_pca"]), numbers(raw["voxel_pca"]), atol=1e-6)
@@ -777,8 +795,40 @@ def test_no_straight_line_reads_erased_columns_from_the_salient_factors_of_train
     for name in axes:
         axes[name][rows] = scores[:, name]
     from_cleaned, from_raw = (explained(tables["common"], axes, rows) for tables in (cleaned, raw))
-    assert max(from_cleaned[:2]) < 1e-6 < 0.01 < min(from_raw[:2])
+    assert max(from_cleaned[:2]) < 1e-6 < 0.01 < max(from_raw[:2])
     assert max(from_cleaned[2:]) > 0.01
+
+
+def test_what_is_erased_is_fitted_for_each_set_of_weights(two_disorders, tmp_path, caplog):
+    run, manifest = two_disorders
+    rows = ((manifest["split"] == "train") & (manifest["diagnosis"] != "control")).to_numpy()
+    # Weights that differ from the last ones, as those of an earlier epoch do.
+    other = shutil.copytree(run, tmp_path / "other")
+    tensors, facts = load_checkpoint(RunDir(other).checkpoint())
+    moved = {
+        k: t + 0.1 * torch.randn_like(t) if k.startswith("network.salient") and t.dim() > 1 else t
+        for k, t in tensors.items()
+    }
+    save_checkpoint(RunDir(other).checkpoint("best"), moved, facts)
+    RunDir(other).provenance.unlink()
+    settings = [*SETTINGS, *DISORDERS, f"volumes.cache_dir={run.parent / 'cache'}"]
+    fit(manifest, load_config(overrides=settings), other)
+    for which in ("last", "best"):
+        found = embed(other, checkpoint=which, output_dir=tmp_path / which)["salient"]
+        assert max(explained(found, codes(manifest), rows)) < 1e-6
+    RunDir(other).erasure("best").unlink()
+    with caplog.at_level(logging.WARNING):
+        embed(other, checkpoint="best", output_dir=tmp_path / "raw")
+    assert "nothing is erased" in caplog.text
+
+
+def test_erasing_more_directions_than_there_are_is_refused_before_training(cohort, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        fit(cohort, load_config(overrides=[*SETTINGS, "method.erase=[age,sex,site]"]), tmp_path / "run")
+    for words in ("erasing takes 4 of 3 salient directions", "age, sex, site", "raise method.salient_dim"):
+        assert words in str(error.value)
+    with pytest.raises(ConfigError, match="erase_salient=4 leaves nothing of a common_dim of 4"):
+        load_config(overrides=[*SETTINGS, "method.erase_salient=4"])
 
 
 def test_erasing_works_for_methods_in_closed_form_and_needs_no_column_of_a_new_participant(cohort, runs, tmp_path):
@@ -896,8 +946,10 @@ def test_text_cannot_be_continuous_and_a_column_without_a_training_value_is_no_a
 def test_a_method_that_is_not_known_is_refused_with_those_that_are():
     with pytest.raises(ConfigError) as error:
         load_config(overrides=["method.name=sepclrr"])
-    for name in ("method.name", 'got "sepclrr"', *(f"'{name}'" for name in METHODS)):
+    for name in ("method.name", 'got "sepclrr"', 'did you mean "sepclr"?', *(f"'{name}'" for name in METHODS)):
         assert name in str(error.value)
+    with pytest.raises(ConfigError, match=r"method\.name"):
+        load_config(overrides=["method.name=[sepclr]"])
 
 
 @pytest.mark.parametrize(

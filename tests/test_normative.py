@@ -71,9 +71,11 @@ class World:
         return table, np.concatenate([x, y]), is_background, assign_folds(table, is_background, n_folds)
 
 
-def fitted(cohort, covariates=COVARIATES, n_components="auto", model="pca"):
+def fitted(cohort, covariates=COVARIATES, n_components="auto", model="pca", pooled=()):
     table, volumes, is_background, folds = cohort
-    return fit_normative(lambda rows: volumes[rows], table, is_background, folds, covariates, n_components, model)
+    return fit_normative(
+        lambda rows: volumes[rows], table, is_background, folds, covariates, n_components, model, pooled
+    )
 
 
 def deviations(reference, table, volumes):
@@ -120,6 +122,40 @@ def test_effects_of_age_its_square_sex_and_site_are_recovered():
     found = reference.coefficients[reference.last][:, :N_BRAIN].numpy()
     np.testing.assert_allclose(found, [*expected, *classes], atol=0.06)
     assert float(reference.coefficients[:, :, N_BRAIN:].abs().max()) < 1e-6
+
+
+def test_a_pooled_effect_is_that_of_everyone_and_the_others_those_of_controls_alone(cohort):
+    table, volumes, is_background, folds = cohort
+    # Two disorders of different sites, one ageing faster: neither may be taken for the site or for age.
+    disorder = np.where(table["site"] == "A", "A-like", "B-like")
+    table = table.assign(diagnosis=np.where(is_background, "control", disorder))
+    ill = np.where(is_background, 0.0, 1 + (disorder == "A-like") + table["age"] / 20).astype(np.float32)
+    volumes = volumes + ill[:, None, None, None, None]
+    reference = fitted((table, volumes, is_background, folds), pooled=["site"])
+    site = reference.design.columns_of(["site"])
+    assert site.tolist() == [False, False, False, False, True, True]
+    assert reference.facts["pooled"] == ["site"]
+    assert reference.facts["n_components"] == 2
+    design = reference.design.encode(table).astype(float)
+    groups = [is_background, *(table["diagnosis"] == name for name in ("A-like", "B-like"))]
+    for number in (0, reference.last):
+        seen = folds != number
+        whole = [design[:, site], *(design[:, ~site] * np.asarray(group)[:, None] for group in groups)]
+        direct = np.linalg.lstsq(np.hstack(whole)[seen], volumes[seen].reshape(seen.sum(), -1), rcond=None)[0]
+        ours = reference.coefficients[number].numpy()
+        np.testing.assert_allclose(ours[site], direct[:2], atol=2e-3)
+        np.testing.assert_allclose(ours[~site], direct[2:6], atol=2e-3)
+
+
+def test_pooling_halves_the_error_of_a_site_effect():
+    world = World(n_factors=0)
+    cohort = world.cohort(n_background=60, n_target=180)
+    errors = []
+    for pooled in ([], ["site"]):
+        reference = fitted(cohort, n_components=0, pooled=pooled)
+        found = reference.coefficients[reference.last][:, :N_BRAIN].numpy()[4:]
+        errors.append(np.square(found - world.effects[4:]).mean())
+    assert errors[1] < 0.5 * errors[0]
 
 
 @pytest.mark.parametrize("n_factors", [0, 1, 3, 5])
@@ -420,34 +456,6 @@ def test_with_one_fold_everyone_is_rendered_by_the_reference_of_all_controls(coh
     assert set(found.fold.tolist()) == {found.reference.last}
 
 
-def test_the_normal_part_is_what_mean_and_components_of_the_background_explain(world, cohort, tmp_path):
-    table, volumes, is_background, _ = cohort
-    settings = ("method.salient_input=deviation", "method.common_input=normal", "volumes.normative.n_components=4")
-    run, config = fit_run(tmp_path / "run", cohort, *settings)
-    rendering = load_rendering(run, table, config)
-    rows = np.array([100, 3, 60])
-    shown = rendering.normal_part(torch.from_numpy(volumes[rows]), rows).flatten(1).numpy()
-    for row, found in zip(rows, shown, strict=True):
-        seen = is_background & (rendering.fold.numpy() != rendering.fold[row].item())
-        flat = volumes[seen].reshape(seen.sum(), -1).astype(float)
-        mean = flat.mean(axis=0)
-        components = np.linalg.svd(flat - mean, full_matrices=False)[2][:4]
-        expected = mean + (volumes[row].ravel() - mean) @ components.T @ components
-        np.testing.assert_allclose(found, expected, atol=2e-2)
-    # The disease is hardly among it, which images of the background do not have.
-    lesion = volumes.reshape(len(table), -1)[:, LESION]
-    patients, controls = lesion[~is_background].mean(), lesion[is_background].mean()
-    whole = rendering.normal_part(torch.from_numpy(volumes), np.arange(len(table))).flatten(1).numpy()[:, LESION]
-    assert patients - controls < -1
-    assert abs(whole[~is_background].mean() - whole[is_background].mean()) < 0.5 * (controls - patients)
-    stored = volumes.astype(np.float16)
-    cached = CachedVolumes(stored, np.arange(len(table)), None, [], SIZE[1:], ("",) * len(table))
-    read = VolumeReader(cached, None, torch.device("cpu"), rendering=rendering)
-    raw = torch.from_numpy(stored[rows]).float()
-    torch.testing.assert_close(read(rows)[:, :1], rendering.normal_part(raw, rows))
-    torch.testing.assert_close(read(rows)[:, 1:], rendering(raw, rows))
-
-
 def test_a_reference_left_by_a_start_before_training_is_not_taken_for_that_of_other_images(cohort, tmp_path):
     table, volumes, is_background, folds = cohort
     run, _ = fit_run(tmp_path / "run", cohort)
@@ -484,9 +492,14 @@ def test_a_site_with_almost_no_controls_is_named_with_their_number(cohort):
     site[[4, 10]] = "Nice"
     with pytest.raises(ManifestError, match="too few controls to say what is normal") as error:
         fitted((table.assign(site=site), volumes, is_background, folds))
-    for words in ('column "site"', "2 training background rows", 'got "Nice"', "3 or more", "leave the column out"):
+    few = "2 training background participants"
+    for words in ('column "site"', few, 'got "Nice"', "3 or more", "leave the column out"):
         assert words in said(error)
+    # A second session of one of them is no third control.
     site[16] = "Nice"
+    again = table.assign(participant_id=table["participant_id"].where(table.index != 16, table["participant_id"][4]))
+    with pytest.raises(ManifestError, match="too few controls to say what is normal"):
+        learn_design(again.assign(site=site)[is_background], COVARIATES)
     assert "Nice" in str(learn_design(table.assign(site=site)[is_background], COVARIATES).state())
 
 

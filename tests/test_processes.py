@@ -72,10 +72,12 @@ def weights_of(run):
     return network_weights(load_checkpoint(RunDir(run).checkpoint())[0])
 
 
-def assert_same_training(run, other, rtol=3e-3):
+def assert_same_training(run, other, rtol=1e-3):
     first, second = (pd.read_csv(r / "history.tsv", sep="\t", na_values="n/a") for r in (run, other))
-    terms = [name for name in first if name.startswith(("train_", "val_"))]
+    terms = [name for name in first if name.startswith(("train_", "val_")) and name != "train_gradient_norm"]
     np.testing.assert_allclose(second[terms], first[terms], rtol=rtol, atol=1e-4)
+    # Of few rows in float32 the norm is the least certain; the gradient itself is compared in float64 above.
+    np.testing.assert_allclose(second["train_gradient_norm"], first["train_gradient_norm"], rtol=5 * rtol)
     ours, theirs = weights_of(run), weights_of(other)
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from sepclr_med import embed, fit, load_config, read_manifest, simulate
 from sepclr_med.checkpoint import load_checkpoint, network_weights
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
+from sepclr_med.curves import draw_progress
 from sepclr_med.errors import ManifestError, RunError, VolumeError
 from sepclr_med.rundir import RunDir
 
@@ -56,7 +58,7 @@ def embeddings_of(run):
     }
 
 
-CHECKPOINTS = ("last", "best", "voxel_pca", "reference", "erasure")
+CHECKPOINTS = ("last", "best", "voxel_pca", "reference", "erasure_last", "erasure_best")
 
 
 def test_a_run_folder_holds_what_it_should_and_no_leftovers(trained):
@@ -336,3 +338,15 @@ def test_killed_once_the_same_command_ends_with_the_same_embeddings(cohort, tmp_
     ours, theirs = embeddings_of(tmp_path / "killed"), embeddings_of(tmp_path / "whole")
     for space in ours:
         np.testing.assert_allclose(ours[space], theirs[space], atol=1e-5, err_msg=space)
+
+
+def test_the_curves_show_every_panel_also_where_a_method_logs_terms_of_its_own(tmp_path):
+    terms = ["total", "common_alignment", "salient_alignment", "joint_entropy", "salient_norm_target", "critic"]
+    history = pd.DataFrame({"epoch": [1, 2], "learning_rate": [1e-3, 0], **{f"train_{t}": [2.0, 1.0] for t in terms}})
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+        draw_progress(history, tmp_path / "progress.png")
+    titles = [axes.get_title() for axes in drawn[0].axes if axes.get_visible()]
+    assert len(titles) == 7
+    assert titles[-2:] == ["other terms", "learning rate"]

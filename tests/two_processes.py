@@ -6,13 +6,18 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
-from sepclr_med.losses import SepCLRLoss
+from sepclr_med.cohort.labels import Labels
+from sepclr_med.config import load_config
+from sepclr_med.methods.sepclr import build_loss
 from sepclr_med.networks import SepCLRNetwork
 from sepclr_med.settings import ViewsConfig
-from sepclr_med.step import backward_batch, divide_batch, split_heads
+from sepclr_med.step import backward_batch, divide_batch
 from sepclr_med.volumes.views import apply_views, draw_parameters
 
 SHAPE = (1, 12, 14, 12)
+# The default objective, with every term that looks at the rows of a batch together.
+CONFIG = load_config(overrides=["method.common_dim=4", "method.salient_dim=3", "method.nuisances=[age]"])
+LABELS = Labels(None, {("nuisance", "age"): slice(0, 1)}, {})
 
 
 def gradient_of(fabric, n, micro_batch):
@@ -22,7 +27,8 @@ def gradient_of(fabric, n, micro_batch):
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(n, *SHAPE, generator=generator)
     parameters = draw_parameters(2 * n, SHAPE, ViewsConfig(), generator)
-    loss, is_target = SepCLRLoss(), torch.arange(n) >= n // 2
+    loss, is_target = build_loss(CONFIG, LABELS, SHAPE), torch.arange(n) >= n // 2
+    age = torch.randn(n, 1, generator=generator).double()
 
     def render(part):
         return apply_views(torch.cat([images[part], images[part]]), parameters.take(part)).double()
@@ -30,7 +36,7 @@ def gradient_of(fabric, n, micro_batch):
     terms, heads = backward_batch(
         fabric,
         network,
-        lambda heads: loss(*split_heads(heads, 4), is_target),
+        lambda heads: loss(list(heads.chunk(2, dim=1)), is_target, age),
         render,
         n,
         divide_batch(n, fabric.world_size, micro_batch),

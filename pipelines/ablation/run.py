@@ -1,17 +1,20 @@
-"""Fit every arm of ``arms.yaml`` on a simulated cohort for several seeds, and probe both spaces against the truth.
+"""Fit every arm of ``arms.yaml`` on simulated cohorts for several seeds, and probe both spaces against the truth.
 
-    python pipelines/ablation/run.py OUTPUT_DIR [--arms NAME,...] [--seeds 0,1,2] [--base MANIFEST] [--set KEY=VALUE]
+    python pipelines/ablation/run.py OUTPUT_DIR [--arms NAME,...] [--seeds 0,1,2] [--cohorts 0,1,2] [--set KEY=VALUE]
+    python pipelines/ablation/run.py OUTPUT_DIR --base MANIFEST ...
     python pipelines/ablation/run.py OUTPUT_DIR --show
 
-One row per arm, seed, space and variable in ``OUTPUT_DIR/ablation.tsv``; what is there already is not done again.
-Probes are linear, fitted on training participants and scored on the held-out ones: among patients, and apart from that
-over everyone (variables that controls have too).
+``--cohorts`` are seeds of the simulation. With ``--base`` atrophy is planted into half of these real maps, whatever
+their own diagnosis. One row per arm, cohort, seed, space and variable in ``OUTPUT_DIR/ablation.tsv``; what is there
+already is not done again. Probes are linear, fitted on training participants and scored on the held-out ones: among
+patients, and apart from that over everyone (variables that controls have too).
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +22,7 @@ import yaml
 
 from sepclr_med import embed, evaluate, fit, load_config, simulate
 from sepclr_med.cohort.embeddings import read_embeddings
+from sepclr_med.config import Config
 from sepclr_med.rundir import write_table
 
 HERE = Path(__file__).parent
@@ -45,27 +49,25 @@ def main() -> None:
         print(summarise(pd.read_csv(options.output / "ablation.tsv", sep="\t")))
         return
     arms = yaml.safe_load((HERE / "arms.yaml").read_text())
-    cohort = _cohort(options)
-    for seed in map(int, options.seeds.split(",")):
-        for name in options.arms.split(",") if options.arms else arms:
-            run = options.output / f"{name}_{seed}"
-            if (run / "probes.tsv").is_file():
-                continue
-            settings = [
-                f"training.seed={seed}",
-                f"volumes.cache_dir={options.output / 'cache'}",
-                *options.set,
-                *arms[name],
-            ]
-            config = load_config(RECIPE, settings)
-            fit(cohort, config, run)
-            embed(run)
-            table = probe(read_embeddings(run / "embeddings"), cohort).assign(arm=name, seed=seed)
-            write_table(run / "probes.tsv", table)
-            shutil.rmtree(run / "checkpoints")
+    names = options.arms.split(",") if options.arms else list(arms)
+    for drawn, seed in product(options.cohorts.split(","), options.seeds.split(",")):
+        cohort = _cohort(options, int(drawn))
+        for name in names:
+            run = options.output / f"{name}_cohort{drawn}_seed{seed}"
+            if not (run / "probes.tsv").is_file():
+                settings = [f"training.seed={seed}", f"volumes.cache_dir={options.output / 'cache'}", *options.set]
+                table = _fit_and_probe(cohort, load_config(RECIPE, [*settings, *arms[name]]), run)
+                write_table(run / "probes.tsv", table.assign(arm=name, cohort=drawn, seed=seed))
+                print(table.pivot_table("value", ["space", "people"], "variable").round(2).to_string(), flush=True)
             found = pd.concat(pd.read_csv(f, sep="\t") for f in sorted(options.output.glob("*/probes.tsv")))
             write_table(options.output / "ablation.tsv", found)
-            print(table.pivot_table("value", ["space", "people"], "variable").round(2).to_string(), flush=True)
+
+
+def _fit_and_probe(cohort: pd.DataFrame, config: Config, run: Path) -> pd.DataFrame:
+    fit(cohort, config, run)
+    embed(run)
+    shutil.rmtree(run / "checkpoints")
+    return probe(read_embeddings(run / "embeddings"), cohort)
 
 
 def probe(embeddings: dict[str, pd.DataFrame], cohort: pd.DataFrame) -> pd.DataFrame:
@@ -83,12 +85,12 @@ def probe(embeddings: dict[str, pd.DataFrame], cohort: pd.DataFrame) -> pd.DataF
 
 
 def summarise(table: pd.DataFrame) -> str:
-    """Return a Markdown table: mean over seeds, and the range where there are several."""
-    lines = [f"| space | arm | seeds | {' | '.join(SHOWN.values())} |", "|---" * (len(SHOWN) + 3) + "|"]
+    """Return a Markdown table: mean over cohorts and seeds, and the range where there are several."""
+    lines = [f"| space | arm | runs | {' | '.join(SHOWN.values())} |", "|---" * (len(SHOWN) + 3) + "|"]
     question = table["variable"] + ", " + table["people"]
     for (space, arm), rows in table.groupby(["space", "arm"], sort=False):
         cells = [_cell(rows[question.loc[rows.index] == key]["value"]) for key in SHOWN]
-        lines.append(f"| {space} | {arm} | {rows['seed'].nunique()} | {' | '.join(cells)} |")
+        lines.append(f"| {space} | {arm} | {len(rows.groupby(['cohort', 'seed']))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -105,12 +107,12 @@ def _evaluate(spaces: dict[str, pd.DataFrame], cohort: pd.DataFrame, variables: 
     return table[kept]
 
 
-def _cohort(options: argparse.Namespace) -> pd.DataFrame:
-    folder = options.output / "cohort"
+def _cohort(options: argparse.Namespace, seed: int) -> pd.DataFrame:
+    folder = options.output / f"cohort{seed}"
     if options.base:
-        return simulate(folder, 400, 60, 200, base=options.base)
-    size = load_config(RECIPE, options.set).cohort.simulate
-    return simulate(folder, **size)
+        # Two thirds train; sizes of a base are those of its table.
+        return simulate(folder, 200, 0, 100, base=options.base, base_diagnosis=None, seed=seed)
+    return simulate(folder, **(load_config(RECIPE, options.set).cohort.simulate | {"seed": seed}))
 
 
 def _options() -> argparse.Namespace:
@@ -118,6 +120,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("output", type=Path)
     parser.add_argument("--arms", default="")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--cohorts", default="0")
     parser.add_argument("--base", default=None)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--show", action="store_true", help="print what is there as Markdown")

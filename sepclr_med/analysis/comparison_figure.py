@@ -44,6 +44,7 @@ def draw_comparison(table: pd.DataFrame, path: Path) -> Path:
     n_rows = -(-len(panels) // n_columns)
     size = (2.0 + 2.9 * n_columns, 0.7 + n_rows * (1.0 + 0.3 * len(methods)))
     figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     for axes, (variable, people) in zip(grid.flat, panels, strict=False):
         rows = table[(table["variable"] == variable) & (table["people"] == people)]
@@ -75,14 +76,14 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, methods: list[str], title: str) 
         axes.hlines(height, low.clip(low_limit, high_limit), high.clip(low_limit, high_limit), color=colour)
         wanted = f"{space}: {mine['expected'].iloc[0]} wanted" if len(mine) else space
         axes.plot(mine["value"].clip(low_limit, high_limit), height, marker, color=colour, label=space, markersize=5)
-        axes.annotate(
-            wanted, (0.0, 1.02 if space == "common" else 1.1), xycoords="axes fraction", color=colour, fontsize=7
-        )
+        above = (0, 3 if space == "common" else 12)
+        place = {"xycoords": "axes fraction", "textcoords": "offset points", "color": colour, "fontsize": 7}
+        axes.annotate(wanted, (0.0, 1.0), xytext=above, **place)
     axes.axvline(rows["chance"].clip(low_limit, high_limit).iloc[0], color="black", linewidth=1, label="chance")
     axes.set_yticks(range(len(methods)), methods)
     axes.set_xlim(low_limit - 0.02, high_limit)
     axes.set_xlabel(METRIC_WORDS[metric], fontsize=8)
-    axes.set_title(f"{title}, n = {rows['n'].max()}", fontsize=9, loc="left", pad=22)
+    axes.set_title(f"{title}, n = {rows['n'].max()}", fontsize=9, loc="left", pad=24)
     axes.tick_params(labelsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

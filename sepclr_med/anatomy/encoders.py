@@ -17,11 +17,12 @@ from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standa
 from sepclr_med.config import Config
 from sepclr_med.erasing import load_erasures
 from sepclr_med.errors import RunError
-from sepclr_med.methods import CLOSED_FORM, build_network
+from sepclr_med.methods import build_network
 from sepclr_med.methods.erasure import Erasure
 from sepclr_med.networks import channels_last, split_inputs
 from sepclr_med.rendering import load_rendering
 from sepclr_med.rundir import RunDir
+from sepclr_med.settings import CLOSED_FORM
 from sepclr_med.volumes.reader import VolumeReader
 
 CHUNK = 64
@@ -70,7 +71,8 @@ def map_sensitivity(
     chosen = [factor for factor in factors if factor.encoder is not None]
     if not chosen or not methods or config.method.name in CLOSED_FORM:
         return {}
-    tensors, facts = load_checkpoint(run.checkpoint(tables.checkpoint or config.evaluation.checkpoint))
+    which = tables.checkpoint or config.evaluation.checkpoint
+    tensors, facts = load_checkpoint(run.checkpoint(which))
     _require_same_weights(run, tables, chosen, facts["model_id"])
     device = torch.device("cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu")
     rendering = load_rendering(run, manifest, config)
@@ -89,7 +91,7 @@ def map_sensitivity(
         own = channels_last(network.get_submodule(f"{encoder}_encoder"))
         return _SpaceEncoder(own, sizes[encoder], erased.get(encoder)).eval()
 
-    erased = load_erasures(run)
+    erased = load_erasures(run.erasure(which))
     sizes = {factor.encoder: len(factor.weights) for factor in chosen}
     renderings = {"common": 0, "salient": 1}
     window = window_voxels(images.spacing, images.mask.shape)

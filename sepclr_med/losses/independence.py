@@ -6,8 +6,6 @@ independent. Terms run in float32 outside autocast, as in :mod:`sepclr_med.losse
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -114,17 +112,6 @@ def kernel_mutual_information(c: Tensor, s: Tensor, temperature: float = 0.5) ->
     True
     """
     return joint_entropy(c, s, temperature) - mean_log_kernel(c, temperature) - mean_log_kernel(s, temperature)
-
-
-def gaussian_mutual_information(correlation: float) -> float:
-    """Return the mutual information, in nats, of two standard normal variables with this correlation.
-
-    Examples
-    --------
-    >>> round(gaussian_mutual_information(0.8), 3)
-    0.511
-    """
-    return -math.log1p(-(correlation**2)) / 2
 
 
 def _squared_distances(u: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from torch import nn
 from sepclr_med.config import Config
 
 MODULES = {"sepclr_paper": "sepclr"}
-CLOSED_FORM = ("pca", "cpca", "pcpca", "covariates")
 
 
 def find_method(config: Config) -> ModuleType:

@@ -18,15 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sepclr_med.config import Config
-from sepclr_med.methods.linear import (
-    LinearNetwork,
-    Moments,
-    build_linear,
-    covariance,
-    leading_axes,
-    measure_moments,
-    put_axes,
-)
+from sepclr_med.methods.linear import LinearNetwork, build_linear, contrastive_axes, fit_contrastive
 from sepclr_med.volumes.reader import VolumeReader
 
 SPACES = ("common", "salient")
@@ -47,28 +39,4 @@ def fit_network(
     config: Config,
 ) -> dict[str, Any]:
     """Put background axes and contrastive axes of the training rows into the network."""
-    moments = measure_moments(read, train, is_target[train])
-    method = config.method
-    common = leading_axes(covariance(moments.background), method.common_dim)
-    alpha = choose_contrast(moments, method.salient_dim) if method.contrast == "auto" else float(method.contrast)
-    salient = contrastive_axes(moments, alpha, method.salient_dim)
-    axes = {"common": common @ moments.basis, "salient": salient @ moments.basis}
-    put_axes(network, read, train, moments.mean, axes)
-    return {"contrast": alpha}
-
-
-def contrastive_axes(moments: Moments, alpha: float, k: int) -> np.ndarray:
-    """Return the k contrastive axes in the coordinates of the moments."""
-    return leading_axes(covariance(moments.target) - alpha * covariance(moments.background), k)
-
-
-def choose_contrast(moments: Moments, k: int) -> float:
-    """Return the alpha of the sweep whose axes hold most target variance that is not background variance."""
-    target, background = covariance(moments.target), covariance(moments.background)
-    excess = target / np.trace(target) - background / np.trace(background)
-
-    def gained(alpha: float) -> float:
-        axes = contrastive_axes(moments, alpha, k)
-        return float(np.trace(axes @ excess @ axes.T))
-
-    return float(max(SWEEP, key=gained))
+    return fit_contrastive(network, read, train, is_target[train], config.method, SWEEP, contrastive_axes)

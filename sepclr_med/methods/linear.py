@@ -6,7 +6,8 @@ any eigenvector with a non-zero eigenvalue of a combination of covariances lies 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from sepclr_med.config import Config
 from sepclr_med.networks import split_inputs
+from sepclr_med.settings import MethodConfig
 from sepclr_med.volumes.normative_fit import gram_matrix
 from sepclr_med.volumes.reader import VolumeReader
 
@@ -118,6 +120,59 @@ def put_axes(
                 images = split_inputs(read(rows[chunk]), network.in_channels)[1].flatten(1).cpu()
                 total += torch.from_numpy(value[:, chunk]).float() @ images
             buffer.view(-1, network.mean.numel())[: len(total)] = total
+
+
+def fit_contrastive(
+    network: LinearNetwork,
+    read: VolumeReader,
+    rows: np.ndarray,
+    is_target: np.ndarray,
+    method: MethodConfig,
+    sweep: np.ndarray,
+    find_axes: Callable[[Moments, float, int], np.ndarray],
+    largest: float = np.inf,
+) -> dict[str, Any]:
+    """Put background axes and contrastive axes of the training rows into the network.
+
+    Parameters
+    ----------
+    network : LinearNetwork
+    read : VolumeReader
+    rows : int array of shape (n,)
+        Training rows.
+    is_target : bool array of shape (n,)
+    method : MethodConfig
+    sweep : array of float
+        Contrasts to choose from where ``method.contrast`` is ``auto``.
+    find_axes : callable
+        Maps moments, a contrast and a number of factors to salient axes in the coordinates of the moments.
+    largest : float, default=inf
+        Larger contrasts are cut to this.
+    """
+    moments = measure_moments(read, rows, is_target)
+    k = method.salient_dim
+    contrast = choose_contrast(moments, k, sweep) if method.contrast == "auto" else min(float(method.contrast), largest)
+    common = leading_axes(covariance(moments.background), method.common_dim)
+    axes = {"common": common @ moments.basis, "salient": find_axes(moments, contrast, k) @ moments.basis}
+    put_axes(network, read, rows, moments.mean, axes)
+    return {"contrast": contrast}
+
+
+def contrastive_axes(moments: Moments, contrast: float, k: int) -> np.ndarray:
+    """Return the k leading axes of the target's covariance less so much of the background's."""
+    return leading_axes(covariance(moments.target) - contrast * covariance(moments.background), k)
+
+
+def choose_contrast(moments: Moments, k: int, sweep: np.ndarray) -> float:
+    """Return the contrast whose axes hold most target variance that is not background variance."""
+    target, background = covariance(moments.target), covariance(moments.background)
+    excess = target / np.trace(target) - background / np.trace(background)
+
+    def gained(contrast: float) -> float:
+        axes = contrastive_axes(moments, contrast, k)
+        return float(np.trace(axes @ excess @ axes.T))
+
+    return float(max(sweep, key=gained))
 
 
 def leading_axes(matrix: np.ndarray, k: int) -> np.ndarray:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from sepclr_med.config import Config
 from sepclr_med.methods.cpca import SPACES, build_network
-from sepclr_med.methods.linear import LinearNetwork, Moments, covariance, leading_axes, measure_moments, put_axes
+from sepclr_med.methods.linear import LinearNetwork, Moments, covariance, fit_contrastive, leading_axes
 from sepclr_med.volumes.reader import VolumeReader
 
 __all__ = ["SPACES", "build_network", "fit_network"]
@@ -39,15 +39,11 @@ def fit_network(
     config: Config,
 ) -> dict[str, Any]:
     """Put background axes and scaled probabilistic contrastive axes of the training rows into the network."""
-    moments = measure_moments(read, train, is_target[train])
-    method = config.method
-    common = leading_axes(covariance(moments.background), method.common_dim)
-    given = method.contrast
-    contrast = choose_contrast(moments, method.salient_dim) if given == "auto" else min(float(given), LARGEST_CONTRAST)
-    salient = scaled_axes(moments, contrast, method.salient_dim, network.mean.numel())
-    axes = {"common": common @ moments.basis, "salient": salient @ moments.basis}
-    put_axes(network, read, train, moments.mean, axes)
-    return {"contrast": contrast}
+
+    def find_axes(moments: Moments, contrast: float, k: int) -> np.ndarray:
+        return scaled_axes(moments, contrast, k, network.mean.numel())
+
+    return fit_contrastive(network, read, train, is_target[train], config.method, SWEEP, find_axes, LARGEST_CONTRAST)
 
 
 def scaled_axes(moments: Moments, contrast: float, k: int, n_voxels: int) -> np.ndarray:
@@ -58,15 +54,3 @@ def scaled_axes(moments: Moments, contrast: float, k: int, n_voxels: int) -> np.
     noise = max(float(values[k:].sum()) / (n_voxels - k), 1e-12)
     leading = np.maximum(values[:k], noise * (1 + 1e-9))
     return (np.sqrt(leading - noise) / leading)[:, None] * leading_axes(combined, k)
-
-
-def choose_contrast(moments: Moments, k: int) -> float:
-    """Return the contrast of the sweep whose axes hold most target variance that is not background variance."""
-    target, background = covariance(moments.target), covariance(moments.background)
-    excess = target / np.trace(target) - background / np.trace(background)
-
-    def gained(contrast: float) -> float:
-        axes = leading_axes(target - contrast * background, k)
-        return float(np.trace(axes @ excess @ axes.T))
-
-    return float(max(SWEEP, key=gained))

@@ -30,7 +30,7 @@ from sepclr_med.losses.contrastive import attribute_alignment, kernel_info_nce, 
 from sepclr_med.losses.critics import CLUB, Critic, DensityRatio
 from sepclr_med.losses.independence import distance_correlation, hsic, kernel_mutual_information, mmd_independence
 from sepclr_med.losses.pairwise import LossTerms, SepCLRLoss, null_salient, require_both_groups
-from sepclr_med.methods.shapes import count_disorders, encoder_shape
+from sepclr_med.methods.shapes import count_disorders, count_salient, encoder_shape
 from sepclr_med.networks import SepCLRNetwork
 from sepclr_med.settings import MethodConfig
 
@@ -74,7 +74,7 @@ def build_network(config: Config, in_channels: int, spatial_size: tuple[int, ...
     method = config.method
     return SepCLRNetwork(
         common_dim=method.common_dim,
-        salient_dim=method.salient_dim + method.disorder_dim * count_disorders(config),
+        salient_dim=count_salient(config),
         head_hidden=config.network.head_hidden,
         salient_projector=not method.attributes,
         **encoder_shape(config, in_channels),

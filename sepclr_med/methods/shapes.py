@@ -46,6 +46,17 @@ def name_salient_parts(config: Config) -> dict[str, str]:
     return parts
 
 
+def count_salient(config: Config) -> int:
+    """Return the size of the salient space: shared factors and those of each disorder.
+
+    Examples
+    --------
+    >>> count_salient(Config())
+    32
+    """
+    return config.method.salient_dim + config.method.disorder_dim * count_disorders(config)
+
+
 def count_disorders(config: Config) -> int:
     """Return how many diagnoses have salient factors of their own."""
     return len(config.cohort.target) if config.method.disorder_dim else 0

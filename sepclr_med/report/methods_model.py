@@ -7,6 +7,7 @@ from typing import Any
 
 from sepclr_med.report.collect import dig
 from sepclr_med.report.wording import as_number, plural, say_list
+from sepclr_med.settings import CLOSED_FORM, TWO_SPACES
 
 SEPCLR = (
     "Two encoders were trained with SepCLR [[sepclr]]: a common one for what varies in everyone, and a salient one for "
@@ -27,8 +28,6 @@ METHODS = {
     "pcpca": "Probabilistic contrastive principal components [[pcpca]] of the preprocessed voxels were taken",
     "covariates": "No image was used: the embedding is the covariates",
 }
-TWO_SPACES = ("sepclr", "sepclr_paper", "cvae", "mm_cvae", "sepvae", "cpca", "pcpca")
-CLOSED_FORM = ("pca", "cpca", "pcpca", "covariates")
 
 
 def describe_model(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
@@ -98,6 +97,15 @@ def _reference(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
         f"{plural(n, 'training background image')}: a voxelwise regression on {covariates} (numbers with their "
         f"square), the {plural(k, 'leading component')} of what it leaves{chosen}, and the voxelwise standard "
         "deviation of the rest. Training images were rendered by references fitted without them."
+    ) + _pooled(facts, safe)
+
+
+def _pooled(facts: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    if not (names := [safe(name) for name in dig(facts, "pooled", default=[])]):
+        return ""
+    return (
+        f" The effect of {say_list(names)} was estimated in all training participants, with an intercept and effects "
+        "of the other covariates of its own for each diagnosis."
     )
 
 

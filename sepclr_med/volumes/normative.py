@@ -5,6 +5,9 @@ rows. A *deviation* is what they do not explain, in standard deviations of the b
 
 ``(x - B d - Q W Q' (x - B d)) / sd``  with  ``d = (1, age, age^2, sex, site)``.
 
+Effects that are *pooled* (of the site, by default) are taken to be the same in targets, who then help to estimate them;
+all others are the background's alone.
+
 All fits happen in the space of participants (``K = X X'``), so that choosing the number of components by the likelihood
 of held-out background costs no further look at the images. Training rows are rendered by references that were fitted
 without them: residuals of a row that took part in its own fit are smaller, and an encoder would learn that instead of
@@ -17,7 +20,7 @@ Bishop, J R Stat Soc B 1999.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +32,7 @@ from torch import Tensor
 
 from sepclr_med.cohort.covariates import CovariateCoding, learn_coding
 from sepclr_med.errors import ManifestError, Problem
-from sepclr_med.volumes.normative_fit import Weights, choose_components, fit_weights, gram_matrix, raw_design
+from sepclr_med.volumes.normative_fit import Weights, choose_components, fit_weights, gram_matrix
 from sepclr_med.volumes.standardisation import LARGEST_SCORE, SMALLEST_RELATIVE_STD, fit_standardisation
 
 CHUNK = 32
@@ -74,12 +77,24 @@ class Design:
             "the reference knows controls of the training sites only: add this site's controls to the training part, "
             "or leave the column out of volumes.normative.covariates"
         )
-        return raw_design(
-            self.coding.encode(table, fix), len(self.coding.numbers), self.centre, self.scale, self._squares()
-        )
+        encoded, n = self.coding.encode(table, fix), len(self.coding.numbers)
+        numbers = (encoded[:, :n] - np.array(self.centre)) / np.array(self.scale)
+        squares = numbers[:, [self.coding.numbers.index(name) for name in self.squared]] ** 2
+        columns = [np.ones((len(encoded), 1)), numbers, squares, encoded[:, n:]]
+        return np.concatenate(columns, axis=1).astype(np.float32)
 
-    def _squares(self) -> list[int]:
-        return [self.coding.numbers.index(name) for name in self.squared]
+    def columns_of(self, names: Collection[str]) -> np.ndarray:
+        """Say which columns of :meth:`encode` belong to these covariates, (p,) bool.
+
+        Examples
+        --------
+        >>> table = pd.DataFrame({"age": [30.0, 40.0, 50.0], "site": ["A", "B", "B"]})
+        >>> code_covariates(table, ["age", "site"]).columns_of(["site"]).tolist()
+        [False, False, False, True]
+        """
+        numbers = [name in names for name in (*self.coding.numbers, *self.squared)]
+        classes = [name in names for name, seen in self.coding.levels for _ in seen[1:]]
+        return np.array([False, *numbers, *classes])
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`from_state` needs, ready for JSON."""
@@ -187,22 +202,11 @@ class Rendering:
     reference : NormativeReference
     design : Tensor of shape (N, p)
     fold : Tensor of shape (N,), on the CPU
-    normal : NormativeReference or None, default=None
-        One without covariates, for :meth:`normal_part`.
     """
 
     reference: NormativeReference
     design: Tensor
     fold: Tensor
-    normal: NormativeReference | None = None
-
-    def normal_part(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
-        """Return what the background's mean and components explain of raw volumes; all of it without ``normal``."""
-        if self.normal is None:
-            return volumes
-        places = torch.from_numpy(np.asarray(rows))
-        intercept = torch.ones(len(places), 1, device=volumes.device)
-        return volumes - self.normal.residual(volumes, intercept, self.fold[places])
 
     def __call__(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
         """Return deviations of raw volumes, which are these rows of the manifest."""
@@ -211,13 +215,10 @@ class Rendering:
 
     def to(self, device: torch.device) -> Rendering:
         """Return the same rendering on another device."""
-        normal = self.normal.to(device) if self.normal else None
-        return Rendering(self.reference.to(device), self.design.to(device), self.fold, normal)
+        return Rendering(self.reference.to(device), self.design.to(device), self.fold)
 
 
-def render_with(
-    reference: NormativeReference, table: pd.DataFrame, normal: NormativeReference | None = None
-) -> Rendering:
+def render_with(reference: NormativeReference, table: pd.DataFrame) -> Rendering:
     """Say how the images of a manifest are rendered.
 
     Raises
@@ -226,7 +227,7 @@ def render_with(
         When covariates are missing, or of a site whose controls the reference does not know.
     """
     design = torch.from_numpy(reference.design.encode(table))
-    return Rendering(reference, design, torch.from_numpy(reference.fold_of(table)), normal)
+    return Rendering(reference, design, torch.from_numpy(reference.fold_of(table)))
 
 
 def learn_design(table: pd.DataFrame, covariates: list[str]) -> Design:
@@ -235,12 +236,12 @@ def learn_design(table: pd.DataFrame, covariates: list[str]) -> Design:
     Raises
     ------
     ManifestError
-        When a column is absent, a value missing, or a class has fewer than three background rows.
+        When a column is absent, a value missing, or a class has fewer than three background participants.
     """
     coding = learn_coding(table, covariates)
     few = [
         Problem(
-            f"{count} training background rows",
+            f"{count} training background participants",
             column=name,
             got=str(level),
             allowed=f"{SMALLEST_SITE} or more",
@@ -248,7 +249,7 @@ def learn_design(table: pd.DataFrame, covariates: list[str]) -> Design:
             "volumes.normative.covariates",
         )
         for name, _ in coding.levels
-        for level, count in table[name].astype(str).value_counts().items()
+        for level, count in table.groupby(table[name].astype(str))["participant_id"].nunique().items()
         if count < SMALLEST_SITE
     ]
     if few:
@@ -279,6 +280,7 @@ def fit_normative(
     covariates: list[str],
     n_components: int | str = "auto",
     model: str = "pca",
+    pooled: Collection[str] = (),
 ) -> NormativeReference:
     """Fit the reference on the background rows of a training part.
 
@@ -287,7 +289,7 @@ def fit_normative(
     load : callable
         Maps row numbers (of ``table``) to raw volumes of shape (n, C, X, Y, Z).
     table : DataFrame
-        Training rows: ``participant_id`` and the covariates.
+        Training rows: ``participant_id``, the covariates and, with ``pooled``, ``diagnosis``.
     is_background : bool array of shape (n,)
     folds : int array of shape (n,)
         Fold of each row, 0 to F - 1; relatives and sessions share one.
@@ -298,6 +300,9 @@ def fit_normative(
         background rows.
     model : {"pca", "ppca"}, default="pca"
         Whether they are taken away whole, or shrunk by (eigenvalue - noise) / eigenvalue.
+    pooled : collection of str, default=()
+        Covariates whose effects are taken to be the same in every diagnosis: targets help to estimate them, with an
+        intercept and effects of the other covariates of their own.
 
     Returns
     -------
@@ -308,24 +313,34 @@ def fit_normative(
     ManifestError
         When covariates are missing, or a site has targets and (almost) no controls.
     """
-    rows = np.flatnonzero(is_background)
-    design = learn_design(table.iloc[rows], covariates)
-    encoded = design.encode(table)
+    background = np.flatnonzero(is_background)
+    design = learn_design(table.iloc[background], covariates)
+    pooled_columns = design.columns_of(pooled)
+    rows = np.arange(len(table)) if pooled_columns.any() else background
+    encoded, groups, fold = design.encode(table)[rows], _number_groups(table, is_background)[rows], folds[rows]
     products = gram_matrix(load, rows)
     n_voxels = int(np.prod(load(rows[:1]).shape[1:]))
     # Air is no evidence of how noisy images are.
-    n_varying = int((fit_standardisation(load, rows).inverse_std != 0).sum())
-    chosen, facts = choose_components(products, encoded[rows], folds[rows], n_varying, n_components)
+    n_varying = int((fit_standardisation(load, background).inverse_std != 0).sum())
+    chosen, facts = choose_components(products, encoded, fold, n_varying, n_components, groups, pooled_columns)
     numbers = sorted(set(folds.tolist()))
-    fits = [fit_weights(products, encoded[rows], folds[rows] != number, chosen, n_varying) for number in numbers]
-    fits.append(fit_weights(products, encoded[rows], np.ones(rows.size, bool), chosen, n_varying))
+    parts = [*(fold != number for number in numbers), np.ones(rows.size, bool)]
+    fits = [fit_weights(products, encoded, part, chosen, n_varying, groups, pooled_columns) for part in parts]
     coefficients, components = _to_voxels(load, rows, fits, n_voxels)
     weights = torch.from_numpy(np.stack([fit.shrinkage if model == "ppca" else np.ones(chosen) for fit in fits]))
     where = {str(who): numbers.index(fold) for who, fold in zip(table["participant_id"], folds, strict=True)}
     blank = torch.ones(n_voxels)
-    facts |= {"covariates": list(covariates), "model": model, "n_background": int(rows.size)}
+    facts |= {"covariates": list(covariates), "model": model, "n_background": int(background.size)}
+    facts |= {"pooled": [name for name in covariates if name in pooled]}
     reference = NormativeReference(design, coefficients, components, weights.float(), blank, where, facts)
-    return _with_spread(reference, load, rows, encoded[rows], table.iloc[rows])
+    return _with_spread(reference, load, background, encoded[groups == 0], table.iloc[background])
+
+
+def _number_groups(table: pd.DataFrame, is_background: np.ndarray) -> np.ndarray:
+    """Return 0 for background rows, one number for each diagnosis of the others."""
+    if "diagnosis" not in table:
+        return np.where(is_background, 0, 1)
+    return np.where(is_background, 0, 1 + pd.factorize(table["diagnosis"])[0])
 
 
 def _to_voxels(

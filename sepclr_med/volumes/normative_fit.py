@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,15 +23,6 @@ class Weights(NamedTuple):
     coefficients: np.ndarray
     components: np.ndarray
     shrinkage: np.ndarray
-
-
-def raw_design(
-    encoded: np.ndarray, n_numbers: int, centre: Sequence[float], scale: Sequence[float], squares: Sequence[int]
-) -> np.ndarray:
-    """Return intercept, standardised numbers, squares of some of them and the columns of classes, float32."""
-    numbers = (encoded[:, :n_numbers] - np.array(centre)) / np.array(scale)
-    columns = [np.ones((len(encoded), 1)), numbers, numbers[:, list(squares)] ** 2, encoded[:, n_numbers:]]
-    return np.concatenate(columns, axis=1).astype(np.float32)
 
 
 def gram_matrix(load: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
@@ -55,16 +46,61 @@ def gram_matrix(load: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> n
     return products
 
 
-def fit_weights(products: np.ndarray, design: np.ndarray, fitted: np.ndarray, k: int, n_voxels: int) -> Weights:
+def fit_regression(
+    design: np.ndarray, fitted: np.ndarray, groups: np.ndarray | None = None, pooled: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the regression of images on a design as weights of images, ``coefficients = weights @ images``.
+
+    Parameters
+    ----------
+    design : array of shape (n, p)
+    fitted : bool array of shape (n,)
+        Rows to fit on; the weights of the others are zero.
+    groups : int array of shape (n,) or None, default=None
+        0 for background. None means everyone is.
+    pooled : bool array of shape (p,) or None, default=None
+        Columns with one effect in all groups. Every other group has its own effects of the remaining columns, so that
+        these are the background's alone.
+
+    Returns
+    -------
+    array of shape (p, n)
+        Zero for other groups where nothing is pooled.
+
+    Examples
+    --------
+    >>> design, everyone = np.column_stack([np.ones(4), [0, 0, 1, 1]]), np.ones(4, bool)
+    >>> fit_regression(design, everyone) @ [1.0, 1.0, 3.0, 3.0]
+    array([1., 2.])
+    """
+    groups = np.zeros(len(design), int) if groups is None else groups
+    pooled = np.zeros(design.shape[1], bool) if pooled is None else pooled
+    inside = np.flatnonzero(fitted & ((groups == 0) | pooled.any()))
+    group = groups[inside, None]
+    whole = [np.where((group == 0) | pooled, design[inside], 0)]
+    whole += [design[inside][:, ~pooled] * (group == other) for other in np.unique(group) if other]
+    weights = np.zeros((design.shape[1], len(design)))
+    weights[:, inside] = np.linalg.pinv(np.hstack(whole).astype(float))[: design.shape[1]]
+    return weights
+
+
+def fit_weights(
+    products: np.ndarray,
+    design: np.ndarray,
+    fitted: np.ndarray,
+    k: int,
+    n_voxels: int,
+    groups: np.ndarray | None = None,
+    pooled: np.ndarray | None = None,
+) -> Weights:
     """Fit regression and components on some rows.
 
     Parameters
     ----------
     products : array of shape (n, n)
         From :func:`gram_matrix`.
-    design : array of shape (n, p)
-    fitted : bool array of shape (n,)
-        Rows to fit on; the weights of the others are zero.
+    design, fitted, groups, pooled
+        As for :func:`fit_regression`. Components are those of background rows.
     k : int
         Components.
     n_voxels : int
@@ -73,22 +109,25 @@ def fit_weights(products: np.ndarray, design: np.ndarray, fitted: np.ndarray, k:
     -------
     Weights
     """
-    inside = np.flatnonzero(fitted)
-    pseudo_inverse = np.linalg.pinv(design[inside].astype(float))
-    coefficients = np.zeros((design.shape[1], fitted.size))
-    coefficients[:, inside] = pseudo_inverse
-    residual_maker = np.eye(inside.size) - design[inside] @ pseudo_inverse
-    values, vectors = _leading(residual_maker @ products[np.ix_(inside, inside)] @ residual_maker.T, k)
-    components = np.zeros((k, fitted.size))
-    components[:, inside] = (vectors / np.sqrt(values)).T @ residual_maker
+    coefficients = fit_regression(design, fitted, groups, pooled)
+    maker, residuals = _residuals(products, design, coefficients)
+    inside = np.flatnonzero(fitted & _is_background(design, groups))
+    own = residuals[np.ix_(inside, inside)]
+    values, vectors = _leading(own, k)
+    components = (vectors / np.sqrt(values)).T @ maker[inside]
     freedom = max(1, inside.size - design.shape[1])
-    spread = values / freedom
-    noise = _noise(residual_maker @ products[np.ix_(inside, inside)] @ residual_maker.T, values, freedom, n_voxels)
-    return Weights(coefficients, components, np.clip(1 - noise / spread, 0, 1))
+    noise = (np.trace(own) - values.sum()) / freedom / (n_voxels - k)
+    return Weights(coefficients, components, np.clip(1 - noise / (values / freedom), 0, 1))
 
 
 def choose_components(
-    products: np.ndarray, design: np.ndarray, folds: np.ndarray, n_voxels: int, asked: int | str
+    products: np.ndarray,
+    design: np.ndarray,
+    folds: np.ndarray,
+    n_voxels: int,
+    asked: int | str,
+    groups: np.ndarray | None = None,
+    pooled: np.ndarray | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Choose the number of components by the likelihood of background rows that took no part in the fit.
 
@@ -98,32 +137,29 @@ def choose_components(
     dict
         ``n_components`` and, with "auto", the mean log-likelihood of each number tried.
     """
-    smallest = min((folds != fold).sum() for fold in set(folds.tolist()))
+    background = _is_background(design, groups)
+    numbers = sorted(set(folds[background].tolist()))
+    smallest = min((background & (folds != fold)).sum() for fold in numbers)
     most = max(0, int(LARGEST_SHARE * (smallest - design.shape[1])))
     if asked != "auto":
         chosen = min(int(asked), most)
         return chosen, {"n_components": chosen, "n_components_asked": int(asked)}
     scores = np.zeros(most + 1)
-    for fold in sorted(set(folds.tolist())):
-        scores += _held_out_likelihood(products, design, folds != fold, most, n_voxels)
-    scores /= len(folds)
+    for fold in numbers:
+        coefficients = fit_regression(design, folds != fold, groups, pooled)
+        _, residuals = _residuals(products, design, coefficients)
+        inside, outside = (np.flatnonzero(background & part) for part in (folds != fold, folds == fold))
+        freedom = max(1, inside.size - design.shape[1])
+        scores += _held_out_likelihood(residuals, inside, outside, freedom, most, n_voxels)
+    scores /= background.sum()
     chosen = int(scores.argmax())
     return chosen, {"n_components": chosen, "held_out_log_likelihood": [round(float(s), 2) for s in scores]}
 
 
 def _held_out_likelihood(
-    products: np.ndarray, design: np.ndarray, fitted: np.ndarray, most: int, n_voxels: int
+    residuals: np.ndarray, inside: np.ndarray, outside: np.ndarray, freedom: int, most: int, n_voxels: int
 ) -> np.ndarray:
     """Return the summed log-likelihood of the rows left out, for 0 to ``most`` components of probabilistic PCA."""
-    inside, outside = np.flatnonzero(fitted), np.flatnonzero(~fitted)
-    pseudo_inverse = np.linalg.pinv(design[inside].astype(float))
-    # Residuals as weighted sums of rows, then all their products.
-    weights = np.zeros((fitted.size, fitted.size))
-    weights[np.ix_(inside, inside)] = np.eye(inside.size) - design[inside] @ pseudo_inverse
-    weights[np.ix_(outside, inside)] = -design[outside] @ pseudo_inverse
-    weights[outside, outside] += 1
-    residuals = weights @ products @ weights.T
-    freedom = max(1, inside.size - design.shape[1])
     values, vectors = _leading(residuals[np.ix_(inside, inside)], most)
     scores = (residuals[np.ix_(outside, inside)] @ vectors) ** 2 / values
     spread = values / freedom
@@ -137,11 +173,17 @@ def _held_out_likelihood(
     return likelihood
 
 
+def _residuals(products: np.ndarray, design: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return residuals of all rows as weighted sums of images, and all their products."""
+    maker = np.eye(len(design)) - design @ coefficients
+    return maker, maker @ products @ maker.T
+
+
+def _is_background(design: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    return np.ones(len(design), bool) if groups is None else groups == 0
+
+
 def _leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(matrix)
     order = np.argsort(values)[::-1][:k]
     return np.maximum(values[order], 1e-12 * max(values.max(), 1e-12)), vectors[:, order]
-
-
-def _noise(residuals: np.ndarray, values: np.ndarray, freedom: int, n_voxels: int) -> float:
-    return float((np.trace(residuals) - values.sum()) / freedom / (n_voxels - values.size))

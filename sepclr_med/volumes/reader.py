@@ -101,8 +101,7 @@ class VolumeReader:
 
     def _finish(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
         volumes = volumes.float()
-        shown = self.rendering.normal_part(volumes, rows) if self.rendering else volumes
-        plain = self.standardisation(shown) if self.standardisation else shown
+        plain = self.standardisation(volumes) if self.standardisation else volumes
         return torch.cat([plain, self.rendering(volumes, rows)], dim=1) if self.rendering else plain
 
     def _make_resident(self, share: float) -> Tensor | None:
