@@ -18,6 +18,8 @@ from sepclr_med.volumes.normative import NormativeReference, Rendering, fit_norm
 logger = logging.getLogger(__name__)
 
 FOLDS_TO_CHOOSE = 5
+# Measured at 24 and at 200 (docs/ablation.md); where between them the reference begins to pay was not.
+FEW_CONTROLS = 50
 
 
 def fit_reference(
@@ -55,6 +57,13 @@ def fit_reference(
     if absent := sorted(set(settings.covariates) - set(covariates)):
         logger.warning("the normative reference does without %s: no such column", ", ".join(absent))
     rows = table.iloc[train].reset_index(drop=True)
+    n_controls = rows.loc[~is_target[train], "participant_id"].nunique()
+    if n_controls < FEW_CONTROLS:
+        logger.warning(
+            "the normative reference has %d training controls to learn from, which is few: compare with --set "
+            "method.salient_input=plain, which kept more of the disease at 24 (docs/ablation.md)",
+            n_controls,
+        )
     in_sample = settings.folds == 1
     folds = assign_folds(rows, ~is_target[train], FOLDS_TO_CHOOSE if in_sample else settings.folds)
     pooled = [name for name in settings.pooled if name in covariates]

@@ -450,6 +450,13 @@ def test_the_reference_is_fitted_on_training_rows_only_once_and_only_when_it_is_
         load_rendering(whole, everyone, config)
 
 
+@pytest.mark.parametrize(("n", "warned"), [(48, True), (51, False)])
+def test_few_controls_are_warned_of(world, tmp_path, caplog, n, warned):
+    with caplog.at_level(logging.WARNING):
+        fit_run(tmp_path / "run", world.cohort(n_background=n, n_target=15))
+    assert (f"{n} training controls to learn from" in caplog.text) == warned
+
+
 def test_with_one_fold_everyone_is_rendered_by_the_reference_of_all_controls(cohort, tmp_path):
     run, config = fit_run(tmp_path / "run", cohort, "volumes.normative.folds=1")
     found = load_rendering(run, cohort[0], config)

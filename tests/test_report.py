@@ -18,6 +18,7 @@ from sepclr_med.errors import RunError
 from sepclr_med.report.collect import collect_run
 from sepclr_med.report.figures import Mark, Row, draw_intervals
 from sepclr_med.report.methods import describe_methods, number_citations
+from sepclr_med.report.methods_model import describe_model
 from sepclr_med.report.not_run import STEPS, find_not_run
 from sepclr_med.report.participants import join_images
 from sepclr_med.report.references import REFERENCES
@@ -584,3 +585,25 @@ def test_hostile_tables_do_nothing_in_a_browser(browser, poisoned):
     assert page.locator("#said").inner_text().startswith("sorted by")
     assert said == []
     page.context.close()
+
+
+def test_the_paragraph_on_the_representation_says_what_the_encoders_saw_and_what_was_taken_out():
+    method = {"name": "sepclr", "common_dim": 32, "salient_dim": 32, "erase": ["age"], "erase_salient": 2}
+    facts = {"covariates": ["age", "site"], "n_background": 200, "n_components": 24, "pooled": ["site"]}
+    data = {"config": {"method": method}, "files": ["history.tsv"], "objects": {"reference": {"facts": facts}}}
+    said = describe_model(data, str)
+    for words in (
+        "200 training background images",
+        "voxelwise regression on age and site",
+        "24 leading components",
+        "likelihood of held-out background",
+        "The effect of site was estimated in all training participants",
+        "of age from the salient space and of the 2 leading axes of the salient space from the common one was erased",
+    ):
+        assert words in said
+    facts |= {"pooled": [], "n_components_asked": 24}
+    data["config"]["method"] = method | {"name": "simclr", "erase": []}
+    said = describe_model(data, str)
+    assert "SimCLR" in said
+    for words in ("in all training participants", "likelihood of held-out", "erased"):
+        assert words not in said
