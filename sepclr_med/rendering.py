@@ -61,12 +61,11 @@ def fit_reference(
     if n_controls < FEW_CONTROLS:
         logger.warning(
             "the normative reference has %d training controls to learn from, which is few: compare with --set "
-            "method.salient_input=plain, which kept more of the disease at 24 (docs/ablation.md)",
+            "method.name=sepclr_paper, which kept more of the disease at 24 (docs/ablation.md)",
             n_controls,
         )
     in_sample = settings.folds == 1
     folds = assign_folds(rows, ~is_target[train], FOLDS_TO_CHOOSE if in_sample else settings.folds)
-    pooled = [name for name in settings.pooled if name in covariates]
     reference = fit_normative(
         lambda places: load(train[places]),
         rows,
@@ -75,7 +74,7 @@ def fit_reference(
         covariates,
         settings.n_components,
         settings.model,
-        pooled,
+        settings.pooled,
     )
     tensors, state = reference.state()
     save_checkpoint(run.reference, tensors, {**state, "folds": {}} if in_sample else state)

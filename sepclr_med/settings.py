@@ -102,6 +102,13 @@ class NormativeConfig(Section):
     """Training rows are rendered by references fitted without them, in so many folds. 1 is for comparison only:
     controls then look more normal than they are, and the salient encoder learns that."""
 
+    @model_validator(mode="after")
+    def _pooled_are_covariates(self) -> NormativeConfig:
+        known = {*self.covariates, *NormativeConfig.model_fields["pooled"].default}
+        if unknown := [name for name in self.pooled if name not in known]:
+            raise ValueError(f"pooled: {', '.join(unknown)} not among covariates: {', '.join(self.covariates)}")
+        return self
+
 
 class VolumesConfig(Section):
     """Deterministic preprocessing and its cache."""

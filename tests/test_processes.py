@@ -72,12 +72,12 @@ def weights_of(run):
     return network_weights(load_checkpoint(RunDir(run).checkpoint())[0])
 
 
-def assert_same_training(run, other, rtol=1e-3):
+def assert_same_training(run, other, rtol=1e-3, norm_rtol=3e-3):
     first, second = (pd.read_csv(r / "history.tsv", sep="\t", na_values="n/a") for r in (run, other))
     terms = [name for name in first if name.startswith(("train_", "val_")) and name != "train_gradient_norm"]
     np.testing.assert_allclose(second[terms], first[terms], rtol=rtol, atol=1e-4)
     # Of few rows in float32 the norm is the least certain; the gradient itself is compared in float64 above.
-    np.testing.assert_allclose(second["train_gradient_norm"], first["train_gradient_norm"], rtol=5 * rtol)
+    np.testing.assert_allclose(second["train_gradient_norm"], first["train_gradient_norm"], rtol=norm_rtol)
     ours, theirs = weights_of(run), weights_of(other)
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
@@ -302,7 +302,7 @@ def test_told_to_stop_in_an_epoch_the_same_call_goes_on_from_that_very_step(alon
     fit(manifest, config, tmp_path / "run")
     for name, tensor in weights_of(alone).items():
         torch.testing.assert_close(weights_of(tmp_path / "run")[name], tensor, rtol=0, atol=1e-6)
-    assert_same_training(alone, tmp_path / "run", rtol=1e-4)
+    assert_same_training(alone, tmp_path / "run", rtol=1e-4, norm_rtol=1e-4)
 
 
 def test_told_to_stop_while_preprocessing_it_stops_at_once_and_loses_nothing(cohort, tmp_path, monkeypatch):
@@ -445,4 +445,4 @@ def test_a_cohort_is_told_to_other_processes_without_its_voxels(volumes):
 def test_compiled_training_is_the_same_training(alone, cohort, tmp_path):
     config = load_config(overrides=[*SETTINGS, "training.compile=default"])
     fit(read_manifest(cohort), config, tmp_path / "run")
-    assert_same_training(alone, tmp_path / "run", rtol=1e-2)
+    assert_same_training(alone, tmp_path / "run", rtol=1e-2, norm_rtol=1e-2)

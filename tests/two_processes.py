@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
@@ -17,7 +18,7 @@ from sepclr_med.volumes.views import apply_views, draw_parameters
 SHAPE = (1, 12, 14, 12)
 # The default objective, with every term that looks at the rows of a batch together.
 CONFIG = load_config(overrides=["method.common_dim=4", "method.salient_dim=3", "method.nuisances=[age]"])
-LABELS = Labels(None, {("nuisance", "age"): slice(0, 1)}, {})
+LABELS = Labels(np.empty((0, 1), np.float32), {("nuisance", "age"): slice(0, 1)}, {})
 
 
 def gradient_of(fabric, n, micro_batch):

@@ -58,6 +58,7 @@ def main() -> None:
                 settings = [f"training.seed={seed}", f"volumes.cache_dir={options.output / 'cache'}", *options.set]
                 table = _fit_and_probe(cohort, load_config(RECIPE, [*settings, *arms[name]]), run)
                 write_table(run / "probes.tsv", table.assign(arm=name, cohort=drawn, seed=seed))
+                shutil.rmtree(run / "checkpoints")
                 print(table.pivot_table("value", ["space", "people"], "variable").round(2).to_string(), flush=True)
             found = pd.concat(pd.read_csv(f, sep="\t") for f in sorted(options.output.glob("*/probes.tsv")))
             write_table(options.output / "ablation.tsv", found)
@@ -66,7 +67,6 @@ def main() -> None:
 def _fit_and_probe(cohort: pd.DataFrame, config: Config, run: Path) -> pd.DataFrame:
     fit(cohort, config, run)
     embed(run)
-    shutil.rmtree(run / "checkpoints")
     return probe(read_embeddings(run / "embeddings"), cohort)
 
 

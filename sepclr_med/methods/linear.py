@@ -169,7 +169,7 @@ def choose_contrast(moments: Moments, k: int, sweep: np.ndarray) -> float:
     excess = target / np.trace(target) - background / np.trace(background)
 
     def gained(contrast: float) -> float:
-        axes = contrastive_axes(moments, contrast, k)
+        axes = leading_axes(target - contrast * background, k)
         return float(np.trace(axes @ excess @ axes.T))
 
     return float(max(sweep, key=gained))

@@ -315,17 +315,17 @@ def fit_normative(
     """
     background = np.flatnonzero(is_background)
     design = learn_design(table.iloc[background], covariates)
-    pooled_columns = design.columns_of(pooled)
-    rows = np.arange(len(table)) if pooled_columns.any() else background
+    shared = design.columns_of(pooled)
+    rows = np.arange(len(table)) if shared.any() else background
     encoded, groups, fold = design.encode(table)[rows], _number_groups(table, is_background)[rows], folds[rows]
     products = gram_matrix(load, rows)
     n_voxels = int(np.prod(load(rows[:1]).shape[1:]))
     # Air is no evidence of how noisy images are.
     n_varying = int((fit_standardisation(load, background).inverse_std != 0).sum())
-    chosen, facts = choose_components(products, encoded, fold, n_varying, n_components, groups, pooled_columns)
+    chosen, facts = choose_components(products, encoded, fold, groups, shared, n_varying, n_components)
     numbers = sorted(set(folds.tolist()))
     parts = [*(fold != number for number in numbers), np.ones(rows.size, bool)]
-    fits = [fit_weights(products, encoded, part, chosen, n_varying, groups, pooled_columns) for part in parts]
+    fits = [fit_weights(products, encoded, part, groups, shared, chosen, n_varying) for part in parts]
     coefficients, components = _to_voxels(load, rows, fits, n_voxels)
     weights = torch.from_numpy(np.stack([fit.shrinkage if model == "ppca" else np.ones(chosen) for fit in fits]))
     where = {str(who): numbers.index(fold) for who, fold in zip(table["participant_id"], folds, strict=True)}

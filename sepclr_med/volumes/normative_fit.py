@@ -46,9 +46,7 @@ def gram_matrix(load: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> n
     return products
 
 
-def fit_regression(
-    design: np.ndarray, fitted: np.ndarray, groups: np.ndarray | None = None, pooled: np.ndarray | None = None
-) -> np.ndarray:
+def fit_regression(design: np.ndarray, fitted: np.ndarray, groups: np.ndarray, pooled: np.ndarray) -> np.ndarray:
     """Return the regression of images on a design as weights of images, ``coefficients = weights @ images``.
 
     Parameters
@@ -56,9 +54,9 @@ def fit_regression(
     design : array of shape (n, p)
     fitted : bool array of shape (n,)
         Rows to fit on; the weights of the others are zero.
-    groups : int array of shape (n,) or None, default=None
-        0 for background. None means everyone is.
-    pooled : bool array of shape (p,) or None, default=None
+    groups : int array of shape (n,)
+        0 for background.
+    pooled : bool array of shape (p,)
         Columns with one effect in all groups. Every other group has its own effects of the remaining columns, so that
         these are the background's alone.
 
@@ -70,11 +68,9 @@ def fit_regression(
     Examples
     --------
     >>> design, everyone = np.column_stack([np.ones(4), [0, 0, 1, 1]]), np.ones(4, bool)
-    >>> fit_regression(design, everyone) @ [1.0, 1.0, 3.0, 3.0]
+    >>> fit_regression(design, everyone, np.zeros(4), np.zeros(2, bool)) @ [1.0, 1.0, 3.0, 3.0]
     array([1., 2.])
     """
-    groups = np.zeros(len(design), int) if groups is None else groups
-    pooled = np.zeros(design.shape[1], bool) if pooled is None else pooled
     inside = np.flatnonzero(fitted & ((groups == 0) | pooled.any()))
     group = groups[inside, None]
     whole = [np.where((group == 0) | pooled, design[inside], 0)]
@@ -88,10 +84,10 @@ def fit_weights(
     products: np.ndarray,
     design: np.ndarray,
     fitted: np.ndarray,
+    groups: np.ndarray,
+    pooled: np.ndarray,
     k: int,
     n_voxels: int,
-    groups: np.ndarray | None = None,
-    pooled: np.ndarray | None = None,
 ) -> Weights:
     """Fit regression and components on some rows.
 
@@ -110,11 +106,12 @@ def fit_weights(
     Weights
     """
     coefficients = fit_regression(design, fitted, groups, pooled)
-    maker, residuals = _residuals(products, design, coefficients)
-    inside = np.flatnonzero(fitted & _is_background(design, groups))
-    own = residuals[np.ix_(inside, inside)]
+    inside = np.flatnonzero(fitted & (groups == 0))
+    own = _residual_products(products, design, coefficients, inside)
     values, vectors = _leading(own, k)
-    components = (vectors / np.sqrt(values)).T @ maker[inside]
+    scaled = (vectors / np.sqrt(values)).T
+    components = -scaled @ design[inside] @ coefficients
+    components[:, inside] += scaled
     freedom = max(1, inside.size - design.shape[1])
     noise = (np.trace(own) - values.sum()) / freedom / (n_voxels - k)
     return Weights(coefficients, components, np.clip(1 - noise / (values / freedom), 0, 1))
@@ -124,10 +121,10 @@ def choose_components(
     products: np.ndarray,
     design: np.ndarray,
     folds: np.ndarray,
+    groups: np.ndarray,
+    pooled: np.ndarray,
     n_voxels: int,
     asked: int | str,
-    groups: np.ndarray | None = None,
-    pooled: np.ndarray | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Choose the number of components by the likelihood of background rows that took no part in the fit.
 
@@ -137,9 +134,10 @@ def choose_components(
     dict
         ``n_components`` and, with "auto", the mean log-likelihood of each number tried.
     """
-    background = _is_background(design, groups)
-    numbers = sorted(set(folds[background].tolist()))
-    smallest = min((background & (folds != fold)).sum() for fold in numbers)
+    background = np.flatnonzero(groups == 0)
+    fold_of = folds[background]
+    numbers = sorted(set(fold_of.tolist()))
+    smallest = min((fold_of != fold).sum() for fold in numbers)
     most = max(0, int(LARGEST_SHARE * (smallest - design.shape[1])))
     if asked != "auto":
         chosen = min(int(asked), most)
@@ -147,11 +145,11 @@ def choose_components(
     scores = np.zeros(most + 1)
     for fold in numbers:
         coefficients = fit_regression(design, folds != fold, groups, pooled)
-        _, residuals = _residuals(products, design, coefficients)
-        inside, outside = (np.flatnonzero(background & part) for part in (folds != fold, folds == fold))
+        residuals = _residual_products(products, design, coefficients, background)
+        inside, outside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         freedom = max(1, inside.size - design.shape[1])
         scores += _held_out_likelihood(residuals, inside, outside, freedom, most, n_voxels)
-    scores /= background.sum()
+    scores /= background.size
     chosen = int(scores.argmax())
     return chosen, {"n_components": chosen, "held_out_log_likelihood": [round(float(s), 2) for s in scores]}
 
@@ -173,14 +171,14 @@ def _held_out_likelihood(
     return likelihood
 
 
-def _residuals(products: np.ndarray, design: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return residuals of all rows as weighted sums of images, and all their products."""
-    maker = np.eye(len(design)) - design @ coefficients
-    return maker, maker @ products @ maker.T
-
-
-def _is_background(design: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    return np.ones(len(design), bool) if groups is None else groups == 0
+def _residual_products(
+    products: np.ndarray, design: np.ndarray, coefficients: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Return the products of all pairs of residuals of some rows."""
+    # As many columns as the design has, so that nothing grows like the cube of the number of images.
+    explained, fitted = design[rows], coefficients @ products
+    crossed = explained @ fitted[:, rows]
+    return products[np.ix_(rows, rows)] - crossed - crossed.T + explained @ (fitted @ coefficients.T) @ explained.T
 
 
 def _leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
