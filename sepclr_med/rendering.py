@@ -75,6 +75,7 @@ def fit_reference(
         settings.n_components,
         settings.model,
         settings.pooled,
+        settings.borrow,
     )
     tensors, state = reference.state()
     save_checkpoint(run.reference, tensors, {**state, "folds": {}} if in_sample else state)

@@ -93,6 +93,9 @@ class NormativeConfig(Section):
     """Covariates among these whose effect is taken to be the same in patients as in controls, as harmonisation does:
     patients, with effects of the others of their own, help to estimate it. Where patients of one site are more ill,
     that is taken for the site."""
+    borrow: bool = True
+    """Let patients help to estimate the effects of the other covariates, as far as these look the same in them; off:
+    controls alone."""
     n_components: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     """Leading components of controls' residuals that are taken out as well; ``auto``: the number under which held-out
     controls are most likely."""

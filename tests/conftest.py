@@ -8,7 +8,12 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
 
 
+# Minutes each: started first, so that no process is left alone with one of them at the end.
+LONGEST = ["test_readme.py", "test_processes.py", "test_training.py", "test_compare.py"]
+
+
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if config.getoption("--slow"):
         return
     for item in items:

@@ -24,6 +24,7 @@ from sepclr_med.volumes.normative import (
     learn_design,
     render_with,
 )
+from sepclr_med.volumes.normative_regression import fit_regression
 from sepclr_med.volumes.reader import VolumeReader
 from sepclr_med.volumes.standardisation import fit_standardisation
 
@@ -71,10 +72,10 @@ class World:
         return table, np.concatenate([x, y]), is_background, assign_folds(table, is_background, n_folds)
 
 
-def fitted(cohort, covariates=COVARIATES, n_components="auto", model="pca", pooled=()):
+def fitted(cohort, covariates=COVARIATES, n_components="auto", model="pca", pooled=(), borrow=False):
     table, volumes, is_background, folds = cohort
     return fit_normative(
-        lambda rows: volumes[rows], table, is_background, folds, covariates, n_components, model, pooled
+        lambda rows: volumes[rows], table, is_background, folds, covariates, n_components, model, pooled, borrow
     )
 
 
@@ -156,6 +157,91 @@ def test_pooling_halves_the_error_of_a_site_effect():
         found = reference.coefficients[reference.last][:, :N_BRAIN].numpy()[4:]
         errors.append(np.square(found - world.effects[4:]).mean())
     assert errors[1] < 0.5 * errors[0]
+
+
+def effects_and_errors(world, cohort, **how):
+    reference = fitted(cohort, n_components=0, **how)
+    found = reference.coefficients[reference.last][:, :N_BRAIN].numpy()
+    slopes = fitted_slopes(world, reference)
+    return reference, {"age": np.square(found[1] - slopes).mean(), "sex": np.square(found[3] - world.effects[3]).mean()}
+
+
+def fitted_slopes(world, reference):
+    """What the coefficient of age is in truth, in the units of the design."""
+    scale, shift = reference.design.scale[0] / 15, (reference.design.centre[0] - 50) / 15
+    return scale * (world.effects[1] + 2 * shift * world.effects[2])
+
+
+def test_patients_in_whom_covariates_act_alike_halve_the_errors_of_their_effects():
+    world = World()
+    cohort = world.cohort(n_background=60, n_target=180)
+    alone = effects_and_errors(world, cohort)[1]
+    reference, helped = effects_and_errors(world, cohort, borrow=True)
+    assert helped["age"] < 0.5 * alone["age"]
+    assert helped["sex"] < 0.5 * alone["sex"]
+    assert reference.facts["borrowed"].keys() == {"age", "sex", "site"}
+    assert min(reference.facts["borrowed"].values()) > 0.5
+
+
+@pytest.mark.parametrize("strength", [1.0, 3.0])
+def test_patients_who_age_otherwise_do_not_say_what_normal_ageing_is(strength):
+    world = World()
+    table, volumes, is_background, folds = world.cohort(n_background=90, n_target=180)
+    faster = strength * (table["age"].to_numpy() - 50) / 15 * ~is_background
+    volumes = volumes + (faster[:, None] * np.linspace(-1, 1, volumes[0].size)).reshape(volumes.shape).astype(
+        np.float32
+    )
+    cohort = (table, volumes, is_background, folds)
+    alone = effects_and_errors(world, cohort)[1]
+    reference, helped = effects_and_errors(world, cohort, borrow=True)
+    assert reference.facts["borrowed"]["age"] < 0.1
+    assert helped["age"] < 1.2 * alone["age"]
+    assert reference.facts["borrowed"]["sex"] > 0.4
+    assert helped["sex"] < 0.6 * alone["sex"]
+
+
+def test_shares_equal_a_slow_computation_on_voxels(cohort):
+    table, volumes, is_background, _ = cohort
+    design = code_covariates(table[is_background], COVARIATES).encode(table).astype(float)
+    images, n_voxels = volumes.reshape(len(table), -1).astype(float), volumes[0].size
+    own = np.array([True, True, True, True, False, False])
+    controls, patients = design[is_background], design[~is_background]
+    whole = np.vstack(
+        [np.hstack([controls, 0 * controls[:, own]]), np.hstack([np.where(own, 0, patients), patients[:, own]])]
+    )
+    effects, inverse = np.linalg.lstsq(whole, images, rcond=None)[0], np.linalg.pinv(whole)
+    residuals = images - whole @ effects
+    aside = np.linalg.svd(residuals[:90], full_matrices=False)[2][:9]
+    left = residuals - residuals @ aside.T @ aside
+    size = n_voxels - 9
+    noise = [np.square(left[:90]).sum() / size / (90 - 4), np.square(left[90:]).sum() / size / (len(table) - 94)]
+    noise = np.repeat(noise, [90, len(table) - 90])
+    expected = []
+    for effect in range(4):
+        weights = [inverse[effect], inverse[6 + effect]]
+        apart = effects[6 + effect] - effects[effect]
+        apart = apart - apart @ aside.T @ aside
+        tau = max(0.0, np.square(apart).sum() / size - noise @ np.square(weights[1] - weights[0]))
+        variances = [noise @ np.square(weights[0]), noise @ np.square(weights[1]) + tau]
+        expected.append(variances[0] / sum(variances))
+    groups = np.where(is_background, 0, 1)
+    found = fit_regression(images @ images.T, design, np.ones(len(table), bool), groups, ~own, n_voxels)
+    np.testing.assert_allclose(found.borrowed[1:4], expected[1:], rtol=1e-6)
+    assert found.borrowed[[0, 4, 5]].tolist() == [0, 0, 0]
+    # Controls are what is normal on average, whoever helped.
+    np.testing.assert_allclose((images - design @ found.weights @ images)[:90].mean(axis=0), 0, atol=1e-9)
+
+
+def test_patients_too_few_for_effects_of_their_own_change_nothing(cohort):
+    table, volumes, is_background, _ = cohort
+    design = code_covariates(table[is_background], COVARIATES).encode(table).astype(float)
+    images = volumes.reshape(len(table), -1).astype(float)
+    some = np.arange(len(table)) < 90 + 11
+    arguments = (images @ images.T, design, some, np.where(is_background, 0, 1), np.zeros(6, bool), images.shape[1])
+    alone, helped = fit_regression(*arguments, borrow=False), fit_regression(*arguments)
+    np.testing.assert_array_equal(helped.weights, alone.weights)
+    assert (helped.weights[:, 90:] == 0).all()
+    assert not helped.borrowed.any()
 
 
 @pytest.mark.parametrize("n_factors", [0, 1, 3, 5])

@@ -590,6 +590,7 @@ def test_hostile_tables_do_nothing_in_a_browser(browser, poisoned):
 def test_the_paragraph_on_the_representation_says_what_the_encoders_saw_and_what_was_taken_out():
     method = {"name": "sepclr", "common_dim": 32, "salient_dim": 32, "erase": ["age"], "erase_salient": 2}
     facts = {"covariates": ["age", "site"], "n_background": 200, "n_components": 24, "pooled": ["site"]}
+    facts["borrowed"] = {"age": 0.31, "sex": 0.0}
     data = {"config": {"method": method}, "files": ["history.tsv"], "objects": {"reference": {"facts": facts}}}
     said = describe_model(data, str)
     for words in (
@@ -598,12 +599,13 @@ def test_the_paragraph_on_the_representation_says_what_the_encoders_saw_and_what
         "24 leading components",
         "likelihood of held-out background",
         "The effect of site was estimated in all training participants",
+        "combined by random-effects weights for age (31% from targets) [[dersimonian]]",
         "of age from the salient space and of the 2 leading axes of the salient space from the common one was erased",
     ):
         assert words in said
-    facts |= {"pooled": [], "n_components_asked": 24}
+    facts |= {"pooled": [], "borrowed": {}, "n_components_asked": 24}
     data["config"]["method"] = method | {"name": "simclr", "erase": []}
     said = describe_model(data, str)
     assert "SimCLR" in said
-    for words in ("in all training participants", "likelihood of held-out", "erased"):
+    for words in ("in all training participants", "random-effects", "likelihood of held-out", "erased"):
         assert words not in said

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from variants import in_force
 
 from sepclr_med import embed, evaluate, fit, load_config, simulate
 from sepclr_med.cohort.embeddings import read_embeddings
@@ -27,6 +28,7 @@ from sepclr_med.rundir import write_table
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "synthetic" / "recipe.yaml"
+VARIANT = "variant="
 HEADLINES = {"r2", "balanced_accuracy"}
 SHARED = ["age", "sex", "site", "shared_pattern"]
 SHOWN = {
@@ -56,7 +58,9 @@ def main() -> None:
             run = options.output / f"{name}_cohort{drawn}_seed{seed}"
             if not (run / "probes.tsv").is_file():
                 settings = [f"training.seed={seed}", f"volumes.cache_dir={options.output / 'cache'}", *options.set]
-                table = _fit_and_probe(cohort, load_config(RECIPE, [*settings, *arms[name]]), run)
+                variants = [setting[len(VARIANT) :] for setting in arms[name] if setting.startswith(VARIANT)]
+                settings += [setting for setting in arms[name] if not setting.startswith(VARIANT)]
+                table = _fit_and_probe(cohort, load_config(RECIPE, settings), run, *variants)
                 write_table(run / "probes.tsv", table.assign(arm=name, cohort=drawn, seed=seed))
                 shutil.rmtree(run / "checkpoints")
                 print(table.pivot_table("value", ["space", "people"], "variable").round(2).to_string(), flush=True)
@@ -64,8 +68,10 @@ def main() -> None:
             write_table(options.output / "ablation.tsv", found)
 
 
-def _fit_and_probe(cohort: pd.DataFrame, config: Config, run: Path) -> pd.DataFrame:
-    fit(cohort, config, run)
+def _fit_and_probe(cohort: pd.DataFrame, config: Config, run: Path, variant: str | None = None) -> pd.DataFrame:
+    training = cohort[cohort["split"] == "train"].reset_index(drop=True)
+    with in_force(variant, training, config.training.epochs, config.training.batch_size):
+        fit(cohort, config, run)
     embed(run)
     return probe(read_embeddings(run / "embeddings"), cohort)
 

@@ -2,6 +2,10 @@
 
 Each takes rows of both spaces, (n, d_c) and (n, d_s), and returns a scalar that is zero, or lowest, when they are
 independent. Terms run in float32 outside autocast, as in :mod:`sepclr_med.losses.pairwise`.
+
+HSIC and the distance correlation are the bias-corrected ones: their expectation is zero for independent spaces of any
+size. Without the correction independent spaces of 8, 32 and 128 rows (32 dimensions each) have an HSIC of 0.65, 0.32
+and 0.11, and minimising that flattens a space instead of making it independent.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ SMALLEST = 1e-12
 
 @in_full_precision
 def hsic(c: Tensor, s: Tensor) -> Tensor:
-    r"""Normalised Hilbert-Schmidt independence criterion (Gretton et al. 2005).
+    r"""Normalised Hilbert-Schmidt independence criterion (Gretton et al. 2005), bias-corrected (Song et al. 2012).
 
-    .. math:: \frac{\langle HKH, HLH \rangle}{\lVert HKH \rVert \, \lVert HLH \rVert}
+    .. math:: \frac{\langle \tilde K, \tilde L \rangle}{\lVert \tilde K \rVert \, \lVert \tilde L \rVert}
 
-    with Gaussian kernels K and L as wide as the median distance, and H the centring matrix.
+    with Gaussian kernels K and L as wide as the median distance. The tilde is U-centring (Székely and Rizzo 2014): the
+    diagonal does not count, and the rows of what is left sum to zero.
 
     Parameters
     ----------
@@ -30,7 +35,7 @@ def hsic(c: Tensor, s: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Scalar from 0 to 1.
+        Scalar, at most 1; below 0 by chance; 0 for fewer than four rows, which say nothing.
 
     Examples
     --------
@@ -38,12 +43,14 @@ def hsic(c: Tensor, s: Tensor) -> Tensor:
     >>> round(float(hsic(x, 2 * x)), 4)
     1.0
     """
-    return _cosine(_centred(_kernel(c)), _centred(_kernel(s)))
+    return _cosine(_u_centred(_kernel(c)), _u_centred(_kernel(s)))
 
 
 @in_full_precision
 def distance_correlation(c: Tensor, s: Tensor) -> Tensor:
-    r"""Squared distance correlation (Székely, Rizzo and Bakirov 2007): the cosine of centred distance matrices.
+    r"""Squared distance correlation (Székely, Rizzo and Bakirov 2007), bias-corrected (Székely and Rizzo 2014).
+
+    The cosine of U-centred distance matrices, as in :func:`hsic`.
 
     Examples
     --------
@@ -51,7 +58,7 @@ def distance_correlation(c: Tensor, s: Tensor) -> Tensor:
     >>> round(float(distance_correlation(x, 2 * x)), 4)
     1.0
     """
-    return _cosine(_centred(_distances(c)), _centred(_distances(s)))
+    return _cosine(_u_centred(_distances(c)), _u_centred(_distances(s)))
 
 
 @in_full_precision
@@ -134,8 +141,14 @@ def _median(squared: Tensor) -> Tensor:
     return apart.median().clamp(min=SMALLEST)
 
 
-def _centred(matrix: Tensor) -> Tensor:
-    return matrix - matrix.mean(dim=0) - matrix.mean(dim=1, keepdim=True) + matrix.mean()
+def _u_centred(matrix: Tensor) -> Tensor:
+    n = len(matrix)
+    if n < 4:
+        return 0 * matrix
+    off = 1 - torch.eye(n, dtype=matrix.dtype, device=matrix.device)
+    matrix = matrix * off
+    mean = matrix.sum(dim=0) / (n - 2)
+    return (matrix - mean - mean[:, None] + mean.sum() / (n - 1)) * off
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:

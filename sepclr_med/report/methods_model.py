@@ -97,16 +97,23 @@ def _reference(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
         f"{plural(n, 'training background image')}: a voxelwise regression on {covariates} (numbers with their "
         f"square), the {plural(k, 'leading component')} of what it leaves{chosen}, and the voxelwise standard "
         "deviation of the rest. Training images were rendered by references fitted without them."
-    ) + _pooled(facts, safe)
+    ) + _borrowed(facts, safe)
 
 
-def _pooled(facts: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
-    if not (names := [safe(name) for name in dig(facts, "pooled", default=[])]):
-        return ""
-    return (
-        f" The effect of {say_list(names)} was estimated in all training participants, with an intercept and effects "
-        "of the other covariates of its own for each diagnosis."
-    )
+def _borrowed(facts: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    said = ""
+    if names := [safe(name) for name in dig(facts, "pooled", default=[])]:
+        said += (
+            f" The effect of {say_list(names)} was estimated in all training participants, with an intercept and "
+            "effects of the other covariates of its own for each diagnosis."
+        )
+    shares = {safe(name): as_number(share) for name, share in dig(facts, "borrowed", default={}).items()}
+    if helped := [f"{name} ({share:.0%} from targets)" for name, share in shares.items() if share]:
+        said += (
+            f" Estimates from background and targets were combined by random-effects weights for {say_list(helped)}"
+            " [[dersimonian]]."
+        )
+    return said
 
 
 def _erased(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:

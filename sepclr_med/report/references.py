@@ -106,6 +106,10 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Systems 20, 2008.",
         "",
     ),
+    "dersimonian": (
+        "DerSimonian R, Laird N. Meta-analysis in clinical trials. Controlled Clinical Trials 7:177-188, 1986.",
+        "https://doi.org/10.1016/0197-2456(86)90046-2",
+    ),
     "freedman": (
         "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. Journal of Business & "
         "Economic Statistics 1:292-298, 1983.",

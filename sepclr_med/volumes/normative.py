@@ -5,8 +5,8 @@ rows. A *deviation* is what they do not explain, in standard deviations of the b
 
 ``(x - B d - Q W Q' (x - B d)) / sd``  with  ``d = (1, age, age^2, sex, site)``.
 
-Effects that are *pooled* (of the site, by default) are taken to be the same in targets, who then help to estimate them;
-all others are the background's alone.
+Effects that are *pooled* (of the site, by default) are taken to be the same in targets, who then help to estimate them.
+In all others targets count as far as their effects look the same (:mod:`sepclr_med.volumes.normative_regression`).
 
 All fits happen in the space of participants (``K = X X'``), so that choosing the number of components by the likelihood
 of held-out background costs no further look at the images. Training rows are rendered by references that were fitted
@@ -281,6 +281,7 @@ def fit_normative(
     n_components: int | str = "auto",
     model: str = "pca",
     pooled: Collection[str] = (),
+    borrow: bool = False,
 ) -> NormativeReference:
     """Fit the reference on the background rows of a training part.
 
@@ -289,7 +290,7 @@ def fit_normative(
     load : callable
         Maps row numbers (of ``table``) to raw volumes of shape (n, C, X, Y, Z).
     table : DataFrame
-        Training rows: ``participant_id``, the covariates and, with ``pooled``, ``diagnosis``.
+        Training rows: ``participant_id``, the covariates and, with ``pooled`` or ``borrow``, ``diagnosis``.
     is_background : bool array of shape (n,)
     folds : int array of shape (n,)
         Fold of each row, 0 to F - 1; relatives and sessions share one.
@@ -303,6 +304,8 @@ def fit_normative(
     pooled : collection of str, default=()
         Covariates whose effects are taken to be the same in every diagnosis: targets help to estimate them, with an
         intercept and effects of the other covariates of their own.
+    borrow : bool, default=False
+        Let targets help with the other effects as well, as far as theirs look the same.
 
     Returns
     -------
@@ -316,22 +319,25 @@ def fit_normative(
     background = np.flatnonzero(is_background)
     design = learn_design(table.iloc[background], covariates)
     shared = design.columns_of(pooled)
-    rows = np.arange(len(table)) if shared.any() else background
+    rows = np.arange(len(table)) if borrow or shared.any() else background
     encoded, groups, fold = design.encode(table)[rows], _number_groups(table, is_background)[rows], folds[rows]
     products = gram_matrix(load, rows)
     n_voxels = int(np.prod(load(rows[:1]).shape[1:]))
     # Air is no evidence of how noisy images are.
     n_varying = int((fit_standardisation(load, background).inverse_std != 0).sum())
-    chosen, facts = choose_components(products, encoded, fold, groups, shared, n_varying, n_components)
+    chosen, facts = choose_components(products, encoded, fold, groups, shared, n_varying, borrow, n_components)
     numbers = sorted(set(folds.tolist()))
     parts = [*(fold != number for number in numbers), np.ones(rows.size, bool)]
-    fits = [fit_weights(products, encoded, part, groups, shared, chosen, n_varying) for part in parts]
+    fits = [fit_weights(products, encoded, part, groups, shared, chosen, n_varying, borrow) for part in parts]
     coefficients, components = _to_voxels(load, rows, fits, n_voxels)
     weights = torch.from_numpy(np.stack([fit.shrinkage if model == "ppca" else np.ones(chosen) for fit in fits]))
     where = {str(who): numbers.index(fold) for who, fold in zip(table["participant_id"], folds, strict=True)}
     blank = torch.ones(n_voxels)
     facts |= {"covariates": list(covariates), "model": model, "n_background": int(background.size)}
     facts |= {"pooled": [name for name in covariates if name in pooled]}
+    if borrow:
+        own = [name for name in covariates if name not in pooled]
+        facts["borrowed"] = {name: round(float(fits[-1].borrowed[design.columns_of([name])].min()), 2) for name in own}
     reference = NormativeReference(design, coefficients, components, weights.float(), blank, where, facts)
     return _with_spread(reference, load, background, encoded[groups == 0], table.iloc[background])
 

@@ -1,0 +1,151 @@
+"""What was tried against leakage and earned no option: objectives and batches that only this folder knows.
+
+An arm of ``arms.yaml`` names one with ``variant=NAME`` among its settings. Results: docs/ablation.md.
+
+``adversary``
+    a small network reads age, sex and site from the salient heads of patients, and the encoder works against it;
+``conditional_uniformity``
+    salient heads of patients repel each other as much as their common heads are alike;
+``late_independence``
+    joint entropy and independence begin at nothing and grow until half of the steps are taken;
+``site_batches``
+    every batch is of one site;
+``matched_batches``
+    every patient of a batch is joined by the control of the same site and sex that is nearest in age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from sepclr_med.losses.critics import HIDDEN, Critic
+from sepclr_med.methods.sepclr import SepCLRObjective, Terms
+from sepclr_med.volumes.batches import draw_batches
+
+WEIGHT = 10.0
+# Years: a control of another site or sex is farther away than any age.
+FAR = 1000.0
+
+
+class Reader(Critic):
+    """Squared error, in variances of the columns, of reading columns from salient heads; below zero nothing is read."""
+
+    def __init__(self, salient_dim: int, n_columns: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(salient_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, n_columns))
+
+    def forward(self, s: Tensor, columns: Tensor) -> Tensor:
+        """Return the share of the columns' variance that is read."""
+        spread = (columns - columns.mean(dim=0)).square().sum(dim=0).clamp(min=1e-6)
+        return (1 - (self.layers(s) - columns).square().sum(dim=0) / spread).mean()
+
+    def fitting_loss(self, s: Tensor, columns: Tensor) -> Tensor:
+        """Return what is not read."""
+        return 1 - self(s.detach().float(), columns)
+
+
+class AdversarialObjective(SepCLRObjective):
+    """SepCLR against a reader of age, sex and site."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        places = [place for (purpose, _), place in self.places.items() if purpose == "nuisance"]
+        self.columns = [index for place in places for index in range(place.start, place.stop)]
+        self.reader = Reader(self.method.salient_dim, len(self.columns))
+
+    def forward(self, views: list[Tensor], is_target: Tensor, labels: Tensor) -> Terms:
+        terms, columns = super().forward(views, is_target, labels), labels[is_target][:, self.columns]
+        heads = [view[is_target][:, self.salient_columns] for view in views]
+        read = torch.stack([self.reader.estimate(head, columns) for head in heads]).mean()
+        fitting = torch.stack([self.reader.fitting_loss(head, columns) for head in heads]).mean()
+        return terms._replace(total=terms.total + WEIGHT * read.clamp(min=0) + fitting)
+
+
+class ConditionalObjective(SepCLRObjective):
+    """SepCLR with a uniformity that counts pairs by how alike they are in the common space."""
+
+    def forward(self, views: list[Tensor], is_target: Tensor, labels: Tensor) -> Terms:
+        terms, tau = super().forward(views, is_target, labels), self.method.temperature
+        repelled = []
+        for view in (view[is_target].float() for view in views):
+            common = torch.pdist(view[:, : self.method.common_dim].detach()).square() / (2 * tau)
+            salient = torch.pdist(view[:, self.salient_columns]).square() / (2 * tau)
+            repelled.append(torch.logsumexp(-common - salient, 0) - torch.logsumexp(-common, 0))
+        return terms._replace(total=terms.total + WEIGHT * torch.stack(repelled).mean())
+
+
+class LateObjective(SepCLRObjective):
+    """SepCLR whose terms against dependence grow with the steps taken."""
+
+    n_steps = 1
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.step = 0
+
+    def forward(self, views: list[Tensor], is_target: Tensor, labels: Tensor) -> Terms:
+        terms, method = super().forward(views, is_target, labels), self.method
+        self.step += torch.is_grad_enabled()
+        missing = 1 - min(1.0, 2 * self.step / self.n_steps)
+        held = method.w_joint * terms.joint_entropy + method.w_independence * terms.independence
+        return terms._replace(total=terms.total - missing * held)
+
+
+def draw_site_batches(rows: pd.DataFrame) -> Callable[..., list[np.ndarray]]:
+    """Return a way to draw batches of one site each."""
+    sites = [np.flatnonzero(rows["site"] == site) for site in sorted(set(rows["site"]))]
+
+    def draw(is_target: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+        if len(is_target) != len(rows):
+            return draw_batches(is_target, batch_size, seed, epoch)
+        found = [here[batch] for here in sites for batch in draw_batches(is_target[here], batch_size, seed, epoch)]
+        return [found[index] for index in np.random.default_rng([seed, epoch]).permutation(len(found))]
+
+    return draw
+
+
+def draw_matched_batches(rows: pd.DataFrame) -> Callable[..., list[np.ndarray]]:
+    """Return a way to draw batches whose controls match the patients one by one."""
+    age, sex, site = (rows[name].to_numpy() for name in ("age", "sex", "site"))
+
+    def draw(is_target: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+        batches = draw_batches(is_target, batch_size, seed, epoch)
+        if len(is_target) != len(rows):
+            return batches
+        controls, matched = np.flatnonzero(~is_target), []
+        for ill in (batch[is_target[batch]] for batch in batches):
+            apart = np.abs(age[ill, None] - age[controls])
+            apart = apart + FAR * (sex[ill, None] != sex[controls]) + FAR * (site[ill, None] != site[controls])
+            matched.append(np.concatenate([controls[linear_sum_assignment(apart)[1]], ill]))
+        return matched
+
+    return draw
+
+
+OBJECTIVES = {
+    "adversary": AdversarialObjective,
+    "conditional_uniformity": ConditionalObjective,
+    "late_independence": LateObjective,
+}
+BATCHES = {"site_batches": draw_site_batches, "matched_batches": draw_matched_batches}
+
+
+@contextmanager
+def in_force(name: str | None, rows: pd.DataFrame, epochs: int, batch_size: int) -> Iterator[None]:
+    """Let ``fit`` use a variant for training rows ``rows``."""
+    with ExitStack() as stack:
+        if name in OBJECTIVES:
+            stack.enter_context(patch("sepclr_med.methods.sepclr.SepCLRObjective", OBJECTIVES[name]))
+            is_target = (rows["diagnosis"] == "patient").to_numpy()
+            LateObjective.n_steps = epochs * len(draw_batches(is_target, batch_size, 0, 0))
+        elif name:
+            stack.enter_context(patch("sepclr_med.epochs.draw_batches", BATCHES[name](rows)))
+        yield

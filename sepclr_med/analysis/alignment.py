@@ -1,0 +1,65 @@
+"""One model's space laid over another's: factors of different trainings have axes of their own.
+
+Orthogonal Procrustes (Schönemann, Psychometrika 1966): the rotation or reflection that brings one table of factors
+closest to another, over participants that both models were trained on. Tables are centred and brought to one size
+first, because neither the origin nor the unit of a space means anything across trainings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import orthogonal_procrustes
+
+SMALLEST_SIZE = 1e-12
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a space is moved: ``(x - centre) @ rotation * scale + origin``.
+
+    Parameters
+    ----------
+    centre : array of shape (d,)
+    rotation : array of shape (d, d)
+    scale : float
+    origin : array of shape (d,)
+    """
+
+    centre: np.ndarray
+    rotation: np.ndarray
+    scale: float
+    origin: np.ndarray
+
+    def __call__(self, factors: np.ndarray) -> np.ndarray:
+        """Return factors in the space that was aligned to, (n, d)."""
+        return (factors - self.centre) @ self.rotation * self.scale + self.origin
+
+
+def align(factors: np.ndarray, reference: np.ndarray) -> Alignment:
+    """Return how one model's factors are laid over another's.
+
+    Parameters
+    ----------
+    factors, reference : array of shape (n, d)
+        The same participants, in the same order, in both spaces.
+
+    Returns
+    -------
+    Alignment
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> reference = rng.normal(size=(20, 3))
+    >>> turned = 5 * reference @ np.linalg.qr(rng.normal(size=(3, 3)))[0] + 1
+    >>> bool(np.allclose(align(turned, reference)(turned), reference))
+    True
+    """
+    centre, origin = factors.mean(axis=0), reference.mean(axis=0)
+    moved, wanted = factors - centre, reference - origin
+    rotation, _ = orthogonal_procrustes(moved, wanted)
+    # The ratio of sizes, not the least-squares scale: that one shrinks what agrees badly.
+    scale = np.linalg.norm(wanted) / max(np.linalg.norm(moved), SMALLEST_SIZE)
+    return Alignment(centre, rotation, float(scale), origin)
