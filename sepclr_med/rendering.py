@@ -61,7 +61,7 @@ def fit_reference(
     if n_controls < FEW_CONTROLS:
         logger.warning(
             "the normative reference has %d training controls to learn from, which is few: compare with --set "
-            "method.name=sepclr_paper, which kept more of the disease at 24 (docs/ablation.md)",
+            "method.name=sepclr_paper, which did as well at 24 (docs/ablation.md)",
             n_controls,
         )
     in_sample = settings.folds == 1

@@ -156,6 +156,15 @@ class RunDir:
         return self.path / "data" / f"{split}.tsv"
 
     @property
+    def cross_fit(self) -> Path:
+        """Folds and seeds of a cross-fit; absent from the run folder of a single model."""
+        return self.path / "crossfit.json"
+
+    def job(self, name: str) -> Path:
+        """The run folder of one model of a cross-fit; its manifest and its recipe have the same name, with endings."""
+        return self.path / "models" / name
+
+    @property
     def check(self) -> Path:
         """What ``check`` found."""
         return self.path / "check"

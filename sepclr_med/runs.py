@@ -47,7 +47,7 @@ def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     refuse_strangers(run)
     if overwrite:
         _clear(run)
-    if run.config.exists() and run.checkpoint().is_file():
+    if run.config.exists() and (run.checkpoint().is_file() or run.cross_fit.is_file()):
         _require_same(run, manifest, config)
         return
     for split in ("train", "val", "test"):
@@ -134,9 +134,9 @@ def _same_values(before: pd.Series, now: pd.Series) -> bool:
 
 
 def _clear(run: RunDir) -> None:
-    for name in ("checkpoints", "data", "embeddings", "analysis", "maps"):
+    for name in ("checkpoints", "data", "embeddings", "analysis", "maps", "models"):
         shutil.rmtree(run.path / name, ignore_errors=True)
-    for path in (run.history, run.progress, run.provenance, run.config, run.report):
+    for path in (run.history, run.progress, run.provenance, run.config, run.report, run.cross_fit):
         path.unlink(missing_ok=True)
 
 

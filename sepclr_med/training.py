@@ -129,7 +129,7 @@ def _prepare(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     """Open the run and preprocess its images; None when it is finished."""
     roles = require_trainable(manifest, config)
     open_run(run, manifest, config, overwrite)
-    if _is_finished(run, config):
+    if is_finished(run, config):
         logger.warning("%s: already trained for %d epochs; --overwrite starts over", run.path, config.training.epochs)
         return None
     # The index stays: messages about images name the row of the whole manifest.
@@ -174,7 +174,8 @@ def _require_enough_rows(cohort: Cohort, training: TrainingConfig, n_processes: 
         raise ConfigError("training.devices: more processes than a batch can be divided among", [few])
 
 
-def _is_finished(run: RunDir, config: Config) -> bool:
+def is_finished(run: RunDir, config: Config) -> bool:
+    """Say whether a run has all its epochs, and everything that is fitted beside them."""
     files = [run.checkpoint(), run.voxel_pca, run.provenance]
     files += [run.erasure(which) for which in _embeddable(run)] if erases(config) else []
     if not all(path.is_file() for path in files):

@@ -7,10 +7,15 @@ first, because neither the origin nor the unit of a space means anything across 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.linalg import orthogonal_procrustes
+
+from sepclr_med.cohort.embeddings import factor_columns
+from sepclr_med.cohort.manifest import KEY
 
 SMALLEST_SIZE = 1e-12
 
@@ -63,3 +68,31 @@ def align(factors: np.ndarray, reference: np.ndarray) -> Alignment:
     # The ratio of sizes, not the least-squares scale: that one shrinks what agrees badly.
     scale = np.linalg.norm(wanted) / max(np.linalg.norm(moved), SMALLEST_SIZE)
     return Alignment(centre, rotation, float(scale), origin)
+
+
+def align_tables(tables: Mapping[str, pd.DataFrame], reference: Mapping[str, pd.DataFrame]) -> dict[str, Alignment]:
+    """Return how each space of a model is laid over the reference model's, over rows that both were trained on.
+
+    Parameters
+    ----------
+    tables, reference : mapping of space to DataFrame
+        Embeddings of the same images by two models, with ``split``.
+
+    Returns
+    -------
+    dict of str to Alignment
+    """
+    found = {}
+    for space, table in tables.items():
+        ours, theirs = keyed(table), keyed(reference[space])
+        ours, theirs = (side[side["split"] == "train"] for side in (ours, theirs))
+        both = ours.index.intersection(theirs.index)
+        factors = factor_columns(table)
+        found[space] = align(ours.loc[both, factors].to_numpy(float), theirs.loc[both, factors].to_numpy(float))
+    return found
+
+
+def keyed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table indexed by what names an image; a column that is absent or missing is ``n/a``."""
+    keys = [table[name].astype(object).where(table[name].notna(), "n/a") if name in table else "n/a" for name in KEY]
+    return table.set_index(pd.MultiIndex.from_frame(pd.DataFrame(dict(zip(KEY, keys, strict=True)), index=table.index)))

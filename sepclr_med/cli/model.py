@@ -81,10 +81,17 @@ def fit(
     target: Target = None,
     bids_root: BidsRoot = None,
     assign: Assignments = None,
+    folds: Annotated[int | None, typer.Option(min=3, help="Cross-fit: a model for each fold of participants.")] = None,
+    leave_site_out: Annotated[bool, typer.Option(help="Cross-fit: a model for each site, never shown it.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Cross-fit: trainings of each fold.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Cross-fit: models trained at a time.")] = 1,
+    plan_only: Annotated[bool, typer.Option(help="Cross-fit: write the jobs, for a cluster, and train none.")] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
     """Train the common and the salient encoder; the same command again resumes.
+
+    With --folds, models that together have never seen each participant once.
 
     Example: sepclr-med fit manifest_split.tsv runs/vbm -c pipelines/vbm/recipe.yaml --background control --target depr
     """
@@ -93,6 +100,22 @@ def fit(
     from sepclr_med.engine import is_first_process
 
     settings = load_config(config, [*(assign or []), *group_settings(background, target)])
+    if folds or leave_site_out:
+        if folds and leave_site_out:
+            both = Problem("both --folds and --leave-site-out", fix="give one of them")
+            raise ConfigError("fit: whom should models leave out?", [both])
+        from sepclr_med.crossfitting import cross_fit, plan_cross_fit
+
+        how = {"n_folds": folds, "n_seeds": seeds, "overwrite": overwrite}
+        table = read_manifest(manifest, bids_root)
+        if plan_only:
+            for job in plan_cross_fit(table, settings, run_dir, **how):
+                folder = run_dir / "models" / job.name
+                print(f"sepclr-med fit {folder}.tsv {folder} --config {folder}.yaml")
+            return
+        cross_fit(table, settings, run_dir, jobs=jobs, say=lambda text: print(text, file=sys.stderr), **how)
+        print(f"all models trained -> {run_dir}; next: sepclr-med embed {run_dir}")
+        return
     folder = train(read_manifest(manifest, bids_root), settings, run_dir, overwrite)
     if is_first_process():
         print(f"trained for {settings.training.epochs} epochs -> {folder}; next: sepclr-med embed {folder}")
@@ -125,6 +148,12 @@ def embed(
         fix = "the run's own embeddings are kept apart: name a folder with -o"
         raise ConfigError("embed: where should new images' embeddings go?", [Problem("no --output", fix=fix)])
     table = read_manifest(manifest, bids_root) if manifest else None
+    if (run_dir / "crossfit.json").is_file():
+        from sepclr_med.ensembles import embed_cross_fitted
+
+        tables = embed_cross_fitted(run_dir, table, output)
+        print(f"{len(tables['salient'])} images -> {output or run_dir / 'embeddings'}")
+        return
     tables = make(run_dir, table, output, checkpoint, batch_size, cache_dir, devices)
     if not is_first_process():
         return

@@ -74,6 +74,25 @@ def write_embeddings(tables: Mapping[str, pd.DataFrame], folder: Path, facts: Ma
     return written
 
 
+def write_spread(space: str, table: pd.DataFrame, folder: Path) -> Path:
+    """Write how far models that were averaged lie apart, ``desc-<space>_spread.tsv`` with its JSON sidecar.
+
+    Parameters
+    ----------
+    space : str
+    table : DataFrame
+        The id columns, ``n_models``, and for each factor the standard deviation over models.
+    folder : Path
+    """
+    path = Path(folder) / f"desc-{(SPACES | DERIVED)[space]}_spread.tsv"
+    sidecar = {
+        "Description": f"Standard deviation of each {space} factor over the models whose mean is the embedding.",
+        "n_models": {"Description": "Models averaged; n/a factors where it is one."},
+    }
+    write_json(path.with_suffix(".json"), sidecar)
+    return write_table(path, table)
+
+
 SPLIT_LEVELS = {
     "train": "seen in training",
     "val": "watched during training, never fitted",

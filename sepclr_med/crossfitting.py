@@ -1,0 +1,277 @@
+"""``fit --folds``: every participant embedded by models that never saw them, nor their family, nor their sessions.
+
+The work is divided into jobs, a model for every fold and seed, each an ordinary run folder and an ordinary ``fit``
+command of its own, so that they may run one after another, side by side, or on a cluster, and any of them may fail
+without the others.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from queue import Queue
+
+import pandas as pd
+
+from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
+from sepclr_med.cohort.manifest import read_manifest, write_manifest
+from sepclr_med.cohort.trainable import require_trainable
+from sepclr_med.config import Config, dump_config
+from sepclr_med.errors import ConfigError, PreemptedError, Problem, RunError
+from sepclr_med.methods import needs_reference
+from sepclr_med.provenance import record_step
+from sepclr_med.rundir import RunDir, read_json, write_json, write_text
+from sepclr_med.runs import cache_folder, open_run, read_config
+from sepclr_med.training import is_finished
+from sepclr_med.volumes.cache import cache_volumes
+
+FEWEST_FOLDS = 3
+KILLED = "killed from outside, most likely because memory ran out: fewer --jobs, or --set training.micro_batch=N"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of a cross-fit.
+
+    Parameters
+    ----------
+    fold : str
+        Whom it never sees.
+    seed : int
+    """
+
+    fold: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder under ``models``.
+
+        Examples
+        --------
+        >>> Job("2", 0).name
+        'fold-2_seed-0'
+        """
+        word = "".join(c if c.isalnum() or c in "-." else "+" for c in self.fold)
+        return f"fold-{word}_seed-{self.seed}"
+
+
+def plan_cross_fit(
+    manifest: pd.DataFrame,
+    config: Config,
+    run_dir: str | Path,
+    n_folds: int | None = 5,
+    n_seeds: int = 3,
+    overwrite: bool = False,
+) -> list[Job]:
+    """Open the run folder of a cross-fit and write what each of its jobs needs.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        ``test`` rows take no part. Folds it has are kept.
+    config : Config
+    run_dir : path
+    n_folds : int or None, default=5
+        None leaves out one site at a time.
+    n_seeds : int, default=3
+        Trainings of each fold, with seeds from ``training.seed`` on.
+    overwrite : bool, default=False
+
+    Returns
+    -------
+    list of Job
+
+    Raises
+    ------
+    ConfigError, ManifestError
+        When the cohort cannot be divided so, or a site left out could not be embedded.
+    RunError
+        When the folder holds something else.
+    """
+    _require_unseen_sites_can_be_rendered(config, n_folds)
+    if n_folds is None:
+        rows = assign_site_folds(manifest)
+    else:
+        rows = assign_crossfolds(manifest, n_folds, list(config.cohort.split.stratify), config.cohort.split.seed)
+    folds = sorted(rows["fold"].astype(str).unique())
+    if len(folds) < FEWEST_FOLDS:
+        fix = "--folds 5" if n_folds is not None else "--folds N divides participants instead of sites"
+        few = Problem("two models would share nobody they were trained on, and their spaces could not be compared",
+                      got=f"{len(folds)} folds", allowed=f"{FEWEST_FOLDS} or more", fix=fix)  # fmt: skip
+        raise ConfigError("cross-fit: too few folds", [few])
+    for fold in folds:
+        require_trainable(leave_out(rows, fold), config)
+    run = RunDir(run_dir)
+    open_run(run, rows.assign(split="test"), config, overwrite)
+    first = config.training.seed
+    jobs = [Job(fold, seed) for seed in range(first, first + n_seeds) for fold in folds]
+    if run.cross_fit.is_file() and read_json(run.cross_fit)["folds"] != folds:
+        raise RunError(f"{run.path}: holds a cross-fit of other folds; use another folder or --overwrite")
+    for job in jobs:
+        folder = run.job(job.name)
+        if not folder.with_suffix(".yaml").is_file():
+            write_manifest(leave_out(rows, job.fold), folder.with_suffix(".tsv"))
+            settings = {"training": config.training.model_copy(update={"seed": job.seed})}
+            settings["volumes"] = config.volumes.model_copy(update={"cache_dir": str(cache_folder(run, config))})
+            # Last, because its presence says that the job is complete.
+            write_text(folder.with_suffix(".yaml"), dump_config(config.model_copy(update=settings)))
+    write_json(run.cross_fit, {"folds": folds, "seeds": sorted({job.seed for job in jobs}), "by_site": n_folds is None})
+    return jobs
+
+
+def is_done(run: RunDir, job: Job) -> bool:
+    """Say whether a job's model has finished training."""
+    model = RunDir(run.job(job.name))
+    return model.config.is_file() and is_finished(model, read_config(model))
+
+
+def cross_fit(
+    manifest: pd.DataFrame,
+    config: Config,
+    run_dir: str | Path,
+    n_folds: int | None = 5,
+    n_seeds: int = 3,
+    jobs: int = 1,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Train a model for every fold and seed; the same call goes on where it stopped.
+
+    Parameters
+    ----------
+    manifest, config, run_dir, n_folds, n_seeds, overwrite
+        As for :func:`plan_cross_fit`.
+    jobs : int, default=1
+        Models trained at a time, each in a process of its own. They share the CPU threads, and the GPUs by turns.
+    say : callable, default=silent
+        Told which models are done.
+
+    Returns
+    -------
+    Path
+        The run folder: every model under ``models``, logs under ``logs``.
+
+    Raises
+    ------
+    ConfigError, ManifestError, VolumeError
+        As for ``fit``.
+    RunError
+        When models failed, with the last word of each; the others are kept, and the same call repeats these only.
+    """
+    started = datetime.now(timezone.utc)
+    planned = plan_cross_fit(manifest, config, run_dir, n_folds, n_seeds, overwrite)
+    run = RunDir(run_dir)
+    waiting = [job for job in planned if not is_done(run, job)]
+    if waiting:
+        # Once, before several processes would preprocess the same images.
+        cache_volumes(
+            read_manifest(run.manifest), config.volumes, cache_folder(run, config), config.network.spatial_dims
+        )
+    threads = config.training.threads or max(1, _n_cores() // jobs)
+    failed = dict(_run_jobs(run, waiting, jobs, threads, say))
+    facts = {"jobs": [job.name for job in planned], "trained": len(waiting) - len(failed), "failed": failed}
+    record_step(run.provenance, "fit", started, facts)
+    if failed:
+        lines = "\n".join(f"  {name}: {message}" for name, message in failed.items())
+        raise RunError(
+            f"{run.path}: {len(failed)} of {len(planned)} models failed; the same command repeats these:\n{lines}"
+        )
+    return run.path
+
+
+def _run_jobs(
+    run: RunDir, waiting: Sequence[Job], n: int, threads: int, say: Callable[[str], None]
+) -> Iterator[tuple[str, str]]:
+    """Run jobs, some at a time, and yield those that failed with the reason."""
+    gpus: Queue[str | None] = Queue()
+    for index in range(n):
+        gpus.put(_gpu(index))
+    children: list[subprocess.Popen[bytes]] = []
+
+    def train(job: Job) -> tuple[int, str]:
+        gpu = gpus.get()
+        try:
+            return _train_apart(run, job, threads, gpu, children)
+        finally:
+            gpus.put(gpu)
+
+    with ThreadPoolExecutor(n) as pool, _stopped_with_us(pool, children):
+        for job, (code, message) in zip(waiting, pool.map(train, waiting), strict=True):
+            if code == PreemptedError.exit_code:
+                raise PreemptedError(f"{run.path}: training was told to stop; the same command goes on from there")
+            say(f"{job.name}: {'done' if code == 0 else 'failed'}")
+            if code:
+                yield job.name, message
+
+
+def _train_apart(
+    run: RunDir, job: Job, threads: int, gpu: str | None, children: list[subprocess.Popen[bytes]]
+) -> tuple[int, str]:
+    folder = run.job(job.name)
+    command = [sys.executable, "-m", "sepclr_med", "fit", str(folder.with_suffix(".tsv")), str(folder)]
+    command += ["--config", str(folder.with_suffix(".yaml")), "--set", f"training.threads={threads}"]
+    environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})
+    log = run.path / "logs" / f"{job.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as stream:
+        child = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        children.append(child)
+        code = child.wait()
+    if code < 0:
+        return code, f"{KILLED} ({log})"
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return code, f"{said[-1] if said else f'exit code {code}'} ({log})"
+
+
+@contextmanager
+def _stopped_with_us(pool: ThreadPoolExecutor, children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Tell the models in training to save and stop, and start no other, when this process is told to."""
+
+    def stop(number: int, frame: object) -> None:
+        raise PreemptedError("told to stop; the same command goes on from there")
+
+    # Only the main thread may say what a signal does.
+    ours = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in ours}
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.terminate()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _gpu(index: int) -> str | None:
+    import torch
+
+    n = torch.cuda.device_count()
+    if n < 2:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (visible.split(",") if visible else [str(number) for number in range(n)])[index % n]
+
+
+def _n_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require_unseen_sites_can_be_rendered(config: Config, n_folds: int | None) -> None:
+    if n_folds is not None or not needs_reference(config) or "site" not in config.volumes.normative.covariates:
+        return
+    fix = "--set 'volumes.normative.covariates=[age,sex]', or --set method.name=sepclr_paper"
+    unknown = Problem("the normative reference cannot render images of a site whose controls it never saw", fix=fix)
+    raise ConfigError("leave-site-out: a site left out could not be embedded", [unknown])

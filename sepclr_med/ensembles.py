@@ -1,0 +1,121 @@
+"""Models of a cross-fit as one: their spaces laid over one another, and averaged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sepclr_med.analysis.alignment import align_tables, keyed
+from sepclr_med.cohort.embeddings import factor_columns, read_embeddings, write_embeddings, write_spread
+from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.crossfitting import Job, is_done
+from sepclr_med.embedding import embed, embeddings_are_current
+from sepclr_med.errors import RunError
+from sepclr_med.provenance import record_step
+from sepclr_med.rundir import RunDir, read_json
+
+
+def embed_cross_fitted(
+    run_dir: str | Path, manifest: pd.DataFrame | None = None, output_dir: str | Path | None = None
+) -> dict[str, pd.DataFrame]:
+    """Embed every participant by the models that never saw them, or new ones by all models; average over models.
+
+    The spaces of all models are laid over that of the first by orthogonal Procrustes on training participants of both.
+
+    Parameters
+    ----------
+    run_dir : path
+        Folder of :func:`cross_fit`.
+    manifest : DataFrame or None, default=None
+        New images; none means the run's own cohort.
+    output_dir : path or None, default=None
+        None means ``RUN_DIR/embeddings``.
+
+    Returns
+    -------
+    dict of space to DataFrame
+        As :func:`sepclr_med.embed` gives it, and written the same way; beside each, ``desc-SPACE_spread.tsv`` has the
+        standard deviation over the averaged models, and ``seed-N`` the embeddings of each seed alone.
+
+    Raises
+    ------
+    RunError
+        When a fold has no finished model.
+    """
+    started = datetime.now(timezone.utc)
+    run, plan = RunDir(run_dir), read_json(RunDir(run_dir).cross_fit)
+    done = [job for seed in plan["seeds"] for fold in plan["folds"] if is_done(run, job := Job(fold, seed))]
+    if absent := sorted(set(plan["folds"]) - {job.fold for job in done}):
+        raise RunError(f"{run.path}: no finished model of fold {', '.join(absent)}; run the same `fit` command again")
+    own = {job: _own_embeddings(run.job(job.name)) for job in done}
+    reference = own[done[0]]
+    alignments = {job: align_tables(tables, reference) for job, tables in own.items()}
+    new = (
+        None
+        if manifest is None
+        else {job: embed(run.job(job.name), manifest, run.job(job.name) / "new") for job in done}
+    )
+    aligned = {
+        job: {space: _move(table, alignments[job][space]) for space, table in (new or own)[job].items()} for job in done
+    }
+    folder = Path(output_dir) if output_dir else run.embeddings
+    facts = {"Models": [job.name for job in done], "Reference": done[0].name, "Alignment": "orthogonal Procrustes"}
+    spaces = list(reference)
+    if new is None:
+        for seed in plan["seeds"]:
+            parts = {job: tables for job, tables in aligned.items() if job.seed == seed}
+            if {job.fold for job in parts} == set(plan["folds"]):
+                seen = {space: _average(parts, space, held_out=True)[0] for space in spaces}
+                write_embeddings(seen, folder / f"seed-{seed}", {**facts, "Seed": seed})
+    found = {space: _average(aligned, space, held_out=new is None) for space in spaces}
+    tables = {space: mean for space, (mean, _) in found.items()}
+    if manifest is None:
+        tables = {space: _in_order_of(read_manifest(run.manifest), table) for space, table in tables.items()}
+    write_embeddings(tables, folder, facts)
+    for space, (_, spread) in found.items():
+        write_spread(space, spread, folder)
+    record_step(run.provenance, "embed", started, {**facts, "own_cohort": new is None})
+    return tables
+
+
+def _average(
+    models: dict[Job, dict[str, pd.DataFrame]], space: str, held_out: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the mean over models and their standard deviation, each image by those that held it out, or by all."""
+    parts = [
+        (table[table["split"] == "test"] if held_out else table).assign(fold=job.fold if held_out else None)
+        for job, table in ((job, tables[space]) for job, tables in models.items())
+    ]
+    together = keyed(pd.concat(parts, ignore_index=True))
+    factors = factor_columns(parts[0])
+    grouped = together.groupby(level=together.index.names, sort=False)
+    identity = hashlib.sha256("".join(sorted(together["model_id"].unique())).encode()).hexdigest()[:12]
+    ids = together[~together.index.duplicated()].drop(columns=factors).assign(model_id=identity)
+    mean, spread = grouped[factors].mean(), grouped[factors].std()
+    number = grouped.size().rename("n_models")
+    return (
+        pd.concat([ids, mean], axis=1).reset_index(drop=True),
+        pd.concat([ids, number, spread], axis=1).reset_index(drop=True),
+    )
+
+
+def _in_order_of(manifest: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    order = keyed(manifest).index
+    found = keyed(table)
+    return found.loc[order[order.isin(found.index)]].reset_index(drop=True)
+
+
+def _move(table: pd.DataFrame, alignment: Callable[[np.ndarray], np.ndarray]) -> pd.DataFrame:
+    factors = factor_columns(table)
+    return table.assign(**dict(zip(factors, alignment(table[factors].to_numpy(float)).T, strict=True)))
+
+
+def _own_embeddings(model: Path) -> dict[str, pd.DataFrame]:
+    if not embeddings_are_current(model):
+        embed(model)
+    return read_embeddings(RunDir(model).embeddings)

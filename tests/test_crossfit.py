@@ -1,0 +1,264 @@
+"""Cross-fitting: nobody is embedded by a model that saw them, spaces are laid over one another, and jobs may fail."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sepclr_med import load_config, read_manifest, simulate
+from sepclr_med.analysis.alignment import align, align_tables
+from sepclr_med.checkpoint import load_checkpoint
+from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
+from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
+from sepclr_med.crossfitting import Job, cross_fit, plan_cross_fit
+from sepclr_med.embedding import embed
+from sepclr_med.ensembles import embed_cross_fitted
+from sepclr_med.errors import ConfigError, ManifestError, RunError
+from sepclr_med.rundir import RunDir
+
+SMALL = [
+    "volumes.spacing=12",
+    "network.backbone=small",
+    "training.epochs=2",
+    "training.batch_size=8",
+    "volumes.normative.folds=2",
+    "method.common_dim=4",
+    "method.salient_dim=4",
+    "evaluation.voxel_pca_components=4",
+]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    table = simulate(folder, n_train=54, n_test=6, spacing=12.0, seed=2)
+    # Two sessions of one participant, and a family.
+    again = table[table["participant_id"] == "sub-0003"].assign(session_id="ses-02")
+    image = again["image_path"].iloc[0]
+    again["image_path"] = shutil.copy(image, image.replace(".nii.gz", "_again.nii.gz"))
+    table = pd.concat([table.assign(session_id="ses-01"), again], ignore_index=True)
+    table["family_id"] = None
+    related = table.index[(table["site"] == "site1") & (table["split"] == "train")][2:4]
+    table.loc[related, "family_id"] = "f1"
+    return table
+
+
+@pytest.fixture(scope="module")
+def run(cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crossfit") / "run"
+    cross_fit(cohort, load_config(overrides=SMALL), folder, n_folds=3, n_seeds=2, jobs=2)
+    embed_cross_fitted(folder)
+    return folder
+
+
+# Whom a model sees.
+
+
+def test_sessions_and_families_are_left_out_together_and_test_rows_take_no_part(cohort):
+    rows = assign_crossfolds(cohort, 3, ["diagnosis", "site"])
+    assert len(rows) == 55
+    assert rows["fold"].notna().all()
+    assert rows.groupby("participant_id")["fold"].nunique().max() == 1
+    assert len(set(rows.loc[rows["family_id"] == "f1", "fold"])) == 1
+    for fold in "012":
+        parts = leave_out(rows, fold)
+        assert set(parts.loc[parts["split"] == "test", "participant_id"]) == set(
+            rows.loc[rows["fold"] == fold, "participant_id"]
+        )
+        assert set(parts["split"]) == {"train", "test"}
+        counts = parts[parts["split"] == "test"].drop_duplicates("participant_id")["diagnosis"].value_counts()
+        assert counts.max() - counts.min() <= 2
+
+
+def test_folds_of_the_manifest_are_kept_and_others_refused(cohort):
+    own = cohort.assign(fold=np.where(cohort["participant_id"] < "sub-0030", "a", "b"))
+    assert assign_crossfolds(own, 2, [])["fold"].tolist() == own.loc[own["split"] != "test", "fold"].tolist()
+    with pytest.raises(ConfigError, match=r"2 folds, 0 images without.*--folds 2"):
+        assign_crossfolds(own, 3, [])
+
+
+def test_sites_are_left_out_whole_and_families_across_sites_refused(cohort):
+    rows = assign_site_folds(cohort)
+    assert (rows["fold"] == rows["site"]).all()
+    moved = cohort.copy()
+    one, other = moved.loc[moved["family_id"] == "f1", "participant_id"]
+    moved.loc[moved["participant_id"] == other, "site"] = "site2"
+    with pytest.raises(ManifestError, match=one) as caught:
+        assign_site_folds(moved)
+    assert other in str(caught.value)
+    with pytest.raises(ManifestError, match="fewer than two sites"):
+        assign_site_folds(cohort.assign(site="A"))
+
+
+def test_a_site_that_the_reference_could_not_render_is_refused_before_anything_is_written(cohort, tmp_path):
+    with pytest.raises(ConfigError, match=r"volumes.normative.covariates=\[age,sex\]"):
+        plan_cross_fit(cohort, load_config(overrides=SMALL), tmp_path / "run", n_folds=None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("n_folds", [2, None])
+def test_two_folds_share_nobody_and_are_refused(cohort, tmp_path, n_folds):
+    two = cohort[cohort["site"] != "site3"] if n_folds is None else cohort
+    plain = load_config(overrides=[*SMALL, "method.name=sepclr_paper"])
+    with pytest.raises(ConfigError, match='"2 folds"; allowed: 3 or more'):
+        plan_cross_fit(two, plain, tmp_path / "run", n_folds=n_folds)
+    assert not (tmp_path / "run").exists()
+
+
+# Spaces laid over one another.
+
+
+def test_alignment_undoes_rotation_reflection_shift_and_size_and_does_not_shrink_what_agrees_badly():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(40, 3)) * [3, 2, 1]
+    turned = 0.2 * reference @ np.linalg.qr(rng.normal(size=(3, 3)))[0] * [1, 1, -1] + [5, 0, 1]
+    np.testing.assert_allclose(align(turned, reference)(turned), reference, atol=1e-9)
+    noise = rng.normal(size=(40, 3))
+    moved = align(noise, reference)(noise)
+    assert np.linalg.norm(moved - moved.mean(axis=0)) == pytest.approx(
+        np.linalg.norm(reference - reference.mean(axis=0))
+    )
+    np.testing.assert_allclose(moved.mean(axis=0), reference.mean(axis=0), atol=1e-9)
+
+
+def test_only_rows_that_both_models_were_trained_on_lay_spaces_over_one_another():
+    rng = np.random.default_rng(1)
+    ids = [f"{i:02}" for i in range(30)]
+    reference = pd.DataFrame(rng.normal(size=(30, 2)), columns=["salient_000", "salient_001"])
+    ours = -2 * reference
+    ours.iloc[20:] = 1000.0
+    first = reference.assign(participant_id=ids, session_id=None, split=["test"] * 5 + ["train"] * 25)
+    second = ours.assign(participant_id=ids, session_id=None, split=["train"] * 20 + ["test"] * 10)
+    # Other rows, in another order, change nothing.
+    found = align_tables({"salient": second.sample(frac=1, random_state=0)}, {"salient": first})["salient"]
+    np.testing.assert_allclose(found(ours.to_numpy()[:20]), reference.to_numpy()[:20], atol=1e-9)
+
+
+# The whole.
+
+
+def test_every_image_is_embedded_once_by_models_that_never_saw_its_participant(cohort, run):
+    tables = read_embeddings(run / "embeddings")
+    assert set(tables) == {"common", "salient", "voxel_pca"}
+    own = cohort[cohort["split"] != "test"]
+    for table in tables.values():
+        assert table["participant_id"].tolist() == own["participant_id"].tolist()
+        assert table["session_id"].tolist() == own["session_id"].tolist()
+        assert (table["split"] == "test").all()
+        assert table[factor_columns(table)].notna().all(axis=None)
+        assert len(set(table["model_id"])) == 1
+    fold_of = tables["salient"].set_index("participant_id")["fold"]
+    for fold in "012":
+        for seed in (0, 1):
+            seen = read_manifest(run / "models" / Job(fold, seed).name / "data" / "train.tsv")["participant_id"]
+            assert not set(seen) & set(fold_of[fold_of == fold].index)
+            assert set(seen) == set(fold_of[fold_of != fold].index)
+
+
+def test_the_mean_is_that_of_aligned_models_and_the_spread_their_standard_deviation(run):
+    tables = [read_embeddings(run / "embeddings" / f"seed-{seed}")["salient"] for seed in (0, 1)]
+    mean = read_embeddings(run / "embeddings")["salient"]
+    factors = factor_columns(mean)
+    ids = ["participant_id", "session_id"]
+    one, two = (table.set_index(ids)[factors] for table in tables)
+    np.testing.assert_allclose(
+        mean.set_index(ids)[factors],
+        (one + two.loc[one.index]).loc[mean.set_index(ids).index] / 2,
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    spread = pd.read_csv(run / "embeddings" / "desc-salient_spread.tsv", sep="\t", dtype={"participant_id": str})
+    assert (spread["n_models"] == 2).all()
+    found = spread.set_index(ids)[factors].loc[one.index]
+    np.testing.assert_allclose(found, (one - two.loc[one.index]).abs() / np.sqrt(2), rtol=1e-3, atol=1e-5)
+
+
+def test_the_same_call_trains_nothing_again_and_repeats_only_what_is_missing(cohort, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = load_config(overrides=SMALL)
+    whole = {
+        job.name: (RunDir(copy / "models" / job.name).checkpoint().stat().st_mtime_ns)
+        for job in plan_cross_fit(cohort, config, copy, 3, 2)
+    }
+    gone = copy / "models" / "fold-1_seed-1"
+    before = load_checkpoint(RunDir(gone).checkpoint())[1]["model_id"]
+    shutil.rmtree(gone)
+    said = []
+    cross_fit(cohort, config, copy, 3, 2, jobs=2, say=said.append)
+    assert said == ["fold-1_seed-1: done"]
+    assert load_checkpoint(RunDir(gone).checkpoint())[1]["model_id"] == before
+    for name, time in whole.items():
+        if name != gone.name:
+            assert RunDir(copy / "models" / name).checkpoint().stat().st_mtime_ns == time
+
+
+def test_other_settings_are_refused_and_more_seeds_are_added(cohort, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    with pytest.raises(RunError, match=r"training\.epochs: 2 -> 3"):
+        plan_cross_fit(cohort, load_config(overrides=[*SMALL, "training.epochs=3"]), copy, 3, 2)
+    with pytest.raises(RunError):
+        plan_cross_fit(cohort, load_config(overrides=SMALL), copy, 4, 2)
+    assert len(plan_cross_fit(cohort, load_config(overrides=SMALL), copy, 3, 3)) == 9
+
+
+def test_a_model_that_fails_is_named_with_its_last_word_and_the_others_are_kept(cohort, run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = load_config(overrides=SMALL)
+    for name in ("fold-0_seed-0", "fold-2_seed-1"):
+        shutil.rmtree(copy / "models" / name)
+    # A file where the run folder should be.
+    (copy / "models" / "fold-0_seed-0").write_text("")
+    with pytest.raises(RunError, match=r"1 of 6 models failed.*\n  fold-0_seed-0: .*is a file, not a folder"):
+        cross_fit(cohort, config, copy, 3, 2)
+    assert RunDir(copy / "models" / "fold-2_seed-1").checkpoint().is_file()
+    # What there is of each fold is still enough to embed everyone.
+    shutil.rmtree(copy / "embeddings")
+    tables = embed_cross_fitted(copy)
+    assert len(tables["salient"]) == 55
+    sidecar = json.loads((copy / "embeddings" / "desc-salient_embedding.json").read_text())
+    assert "fold-0_seed-0" not in sidecar["Models"]
+    shutil.rmtree(copy / "models" / "fold-0_seed-1")
+    with pytest.raises(RunError, match="no finished model of fold 0"):
+        embed_cross_fitted(copy)
+
+
+def test_new_images_get_the_mean_of_all_models(cohort, run, tmp_path):
+    new = cohort[cohort["split"] == "test"]
+    tables = embed_cross_fitted(run, new, tmp_path / "new")
+    assert tables["salient"]["participant_id"].tolist() == new["participant_id"].tolist()
+    spread = pd.read_csv(tmp_path / "new" / "desc-salient_spread.tsv", sep="\t")
+    assert (spread["n_models"] == 6).all()
+    # An image of the cohort, asked for as if it were new, is not what models that held it out say.
+    own = cohort[cohort["split"] == "train"].iloc[:3]
+    again = embed_cross_fitted(run, own, tmp_path / "again")["voxel_pca"]
+    alone = embed(run / "models" / "fold-0_seed-0", own, tmp_path / "alone")["voxel_pca"]
+    assert not np.allclose(again[factor_columns(again)], alone[factor_columns(alone)])
+
+
+def test_from_the_command_line(cohort, run, tmp_path):
+    def call(*words):
+        return subprocess.run([sys.executable, "-m", "sepclr_med", *words], capture_output=True, text=True)
+
+    from sepclr_med import write_manifest
+
+    table = write_manifest(cohort, tmp_path / "manifest.tsv")
+    sets = [word for setting in SMALL for word in ("--set", setting)]
+    planned = call("fit", str(table), str(tmp_path / "run"), "--folds", "3", "--seeds", "1", "--plan-only", *sets)
+    lines = planned.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split()[:2] == ["sepclr-med", "fit"]
+    one = call(*lines[0].split()[1:])
+    assert one.returncode == 0, one.stderr
+    assert RunDir(tmp_path / "run" / "models" / "fold-0_seed-0").checkpoint().is_file()
+    both = call("fit", str(table), str(tmp_path / "other"), "--folds", "3", "--leave-site-out", *sets)
+    assert both.returncode == 1
+    assert "whom should models leave out" in both.stderr
+    embedded = call("embed", str(run))
+    assert "55 images" in embedded.stdout
