@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from queue import Queue
 
+import joblib
 import pandas as pd
 
 from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
@@ -109,14 +111,16 @@ def plan_cross_fit(
         few = Problem("two models would share nobody they were trained on, and their spaces could not be compared",
                       got=f"{len(folds)} folds", allowed=f"{FEWEST_FOLDS} or more", fix=fix)  # fmt: skip
         raise ConfigError("cross-fit: too few folds", [few])
+    _require_names_of_their_own(folds)
     for fold in folds:
         require_trainable(leave_out(rows, fold), config)
     run = RunDir(run_dir)
     open_run(run, rows.assign(split="test"), config, overwrite)
+    before = read_json(run.cross_fit) if run.cross_fit.is_file() else {"folds": folds, "seeds": []}
+    if before["folds"] != folds:
+        raise RunError(f"{run.path}: holds a cross-fit of other folds; use another folder or --overwrite")
     first = config.training.seed
     jobs = [Job(fold, seed) for seed in range(first, first + n_seeds) for fold in folds]
-    if run.cross_fit.is_file() and read_json(run.cross_fit)["folds"] != folds:
-        raise RunError(f"{run.path}: holds a cross-fit of other folds; use another folder or --overwrite")
     for job in jobs:
         folder = run.job(job.name)
         if not folder.with_suffix(".yaml").is_file():
@@ -125,7 +129,8 @@ def plan_cross_fit(
             settings["volumes"] = config.volumes.model_copy(update={"cache_dir": str(cache_folder(run, config))})
             # Last, because its presence says that the job is complete.
             write_text(folder.with_suffix(".yaml"), dump_config(config.model_copy(update=settings)))
-    write_json(run.cross_fit, {"folds": folds, "seeds": sorted({job.seed for job in jobs}), "by_site": n_folds is None})
+    seeds = sorted({*before["seeds"], *(job.seed for job in jobs)})
+    write_json(run.cross_fit, {"folds": folds, "seeds": seeds, "by_site": n_folds is None})
     return jobs
 
 
@@ -177,7 +182,7 @@ def cross_fit(
         cache_volumes(
             read_manifest(run.manifest), config.volumes, cache_folder(run, config), config.network.spatial_dims
         )
-    threads = config.training.threads or max(1, _n_cores() // jobs)
+    threads = config.training.threads or max(1, joblib.cpu_count(only_physical_cores=True) // jobs)
     failed = dict(_run_jobs(run, waiting, jobs, threads, say))
     facts = {"jobs": [job.name for job in planned], "trained": len(waiting) - len(failed), "failed": failed}
     record_step(run.provenance, "fit", started, facts)
@@ -265,8 +270,13 @@ def _gpu(index: int) -> str | None:
     return (visible.split(",") if visible else [str(number) for number in range(n)])[index % n]
 
 
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _require_names_of_their_own(folds: list[str]) -> None:
+    names = Counter(Job(fold, 0).name for fold in folds)
+    alike = [fold for fold in folds if names[Job(fold, 0).name] > 1]
+    if alike:
+        fix = "rename one: letters, digits, points and hyphens tell folders apart"
+        problem = Problem("folds whose folders would have one name", column="fold", got=", ".join(alike), fix=fix)
+        raise ConfigError("cross-fit: names of folds", [problem])
 
 
 def _require_unseen_sites_can_be_rendered(config: Config, n_folds: int | None) -> None:

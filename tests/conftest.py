@@ -9,7 +9,7 @@ def pytest_addoption(parser):
 
 
 # Minutes each: started first, so that no process is left alone with one of them at the end.
-LONGEST = ["test_readme.py", "test_processes.py", "test_training.py", "test_compare.py"]
+LONGEST = ["test_readme.py", "test_crossfit.py", "test_processes.py", "test_training.py", "test_compare.py"]
 
 
 def pytest_collection_modifyitems(config, items):

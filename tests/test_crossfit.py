@@ -109,6 +109,13 @@ def test_two_folds_share_nobody_and_are_refused(cohort, tmp_path, n_folds):
     assert not (tmp_path / "run").exists()
 
 
+def test_folds_whose_folders_would_be_one_are_refused(cohort, tmp_path):
+    own = cohort.assign(fold=np.array(["a b", "a/b", "c"])[np.arange(len(cohort)) % 3])
+    own["fold"] = own.groupby("participant_id")["fold"].transform("first")
+    with pytest.raises(ConfigError, match="a b, a/b"):
+        plan_cross_fit(own, load_config(overrides=SMALL), tmp_path / "run", 3)
+
+
 # Spaces laid over one another.
 
 
@@ -205,6 +212,9 @@ def test_other_settings_are_refused_and_more_seeds_are_added(cohort, run, tmp_pa
     with pytest.raises(RunError):
         plan_cross_fit(cohort, load_config(overrides=SMALL), copy, 4, 2)
     assert len(plan_cross_fit(cohort, load_config(overrides=SMALL), copy, 3, 3)) == 9
+    # Fewer seeds later forget none.
+    plan_cross_fit(cohort, load_config(overrides=SMALL), copy, 3, 1)
+    assert json.loads((copy / "crossfit.json").read_text())["seeds"] == [0, 1, 2]
 
 
 def test_a_model_that_fails_is_named_with_its_last_word_and_the_others_are_kept(cohort, run, tmp_path):
