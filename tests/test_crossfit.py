@@ -270,5 +270,8 @@ def test_from_the_command_line(cohort, run, tmp_path):
     both = call("fit", str(table), str(tmp_path / "other"), "--folds", "3", "--leave-site-out", *sets)
     assert both.returncode == 1
     assert "whom should models leave out" in both.stderr
+    other = call("embed", str(run), "--checkpoint", "best")
+    assert other.returncode == 1
+    assert "is a cross-fit" in other.stderr
     embedded = call("embed", str(run))
     assert "55 images" in embedded.stdout

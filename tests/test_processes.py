@@ -75,6 +75,10 @@ def weights_of(run):
 def assert_same_training(run, other, rtol=1e-3, norm_rtol=3e-3):
     first, second = (pd.read_csv(r / "history.tsv", sep="\t", na_values="n/a") for r in (run, other))
     terms = [name for name in first if name.startswith(("train_", "val_")) and name != "train_gradient_norm"]
+    # Of few rows dependence is a ratio of small differences; in float64 it is compared above, with its gradient.
+    few = [name for name in terms if name.endswith("_independence")]
+    np.testing.assert_allclose(second[few], first[few], rtol=rtol, atol=3e-3)
+    terms = [name for name in terms if name not in few]
     np.testing.assert_allclose(second[terms], first[terms], rtol=rtol, atol=1e-4)
     # Of few rows in float32 the norm is the least certain; the gradient itself is compared in float64 above.
     np.testing.assert_allclose(second["train_gradient_norm"], first["train_gradient_norm"], rtol=norm_rtol)

@@ -151,6 +151,10 @@ def embed(
     if (run_dir / "crossfit.json").is_file():
         from sepclr_med.ensembles import embed_cross_fitted
 
+        if checkpoint or cache_dir or devices:
+            fix = "leave them out, or embed one of its models: sepclr-med embed RUN_DIR/models/NAME"
+            one = Problem("--checkpoint, --cache-dir and --devices are of single models", fix=fix)
+            raise ConfigError(f"embed: {run_dir} is a cross-fit", [one])
         tables = embed_cross_fitted(run_dir, table, output)
         print(f"{len(tables['salient'])} images -> {output or run_dir / 'embeddings'}")
         return
