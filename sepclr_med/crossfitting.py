@@ -23,6 +23,7 @@ from queue import Queue
 
 import joblib
 import pandas as pd
+import torch
 
 from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
@@ -261,8 +262,6 @@ def _stopped_with_us(pool: ThreadPoolExecutor, children: list[subprocess.Popen[b
 
 
 def _gpu(index: int) -> str | None:
-    import torch
-
     n = torch.cuda.device_count()
     if n < 2:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sepclr_med.analysis.alignment import align_tables, keyed
+from sepclr_med.analysis.alignment import align_tables
+from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings, write_embeddings, write_spread
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.crossfitting import Job, is_done
@@ -55,11 +57,7 @@ def embed_cross_fitted(
     own = {job: _own_embeddings(run.job(job.name)) for job in done}
     reference = own[done[0]]
     alignments = {job: align_tables(tables, reference) for job, tables in own.items()}
-    new = (
-        None
-        if manifest is None
-        else {job: embed(run.job(job.name), manifest, run.job(job.name) / "new") for job in done}
-    )
+    new = None if manifest is None else _embed_new(run, done, manifest)
     aligned = {
         job: {space: _move(table, alignments[job][space]) for space, table in (new or own)[job].items()} for job in done
     }
@@ -91,11 +89,15 @@ def _average(
         (table[table["split"] == "test"] if held_out else table).assign(fold=job.fold if held_out else None)
         for job, table in ((job, tables[space]) for job, tables in models.items())
     ]
-    together = keyed(pd.concat(parts, ignore_index=True))
+    together = pd.concat(parts, ignore_index=True)
+    together = together.set_index(image_keys(together))
     factors = factor_columns(parts[0])
-    grouped = together.groupby(level=together.index.names, sort=False)
+    grouped = together.groupby(level=[0, 1, 2], sort=False)
     identity = hashlib.sha256("".join(sorted(together["model_id"].unique())).encode()).hexdigest()[:12]
     ids = together[~together.index.duplicated()].drop(columns=factors).assign(model_id=identity)
+    if not held_out:
+        # Some of the models were trained on whoever is in the cohort.
+        ids["split"] = ids["split"].mask(ids["split"].notna(), "train")
     mean, spread = grouped[factors].mean(), grouped[factors].std()
     number = grouped.size().rename("n_models")
     return (
@@ -105,14 +107,18 @@ def _average(
 
 
 def _in_order_of(manifest: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    order = keyed(manifest).index
-    found = keyed(table)
+    order, found = image_keys(manifest), table.set_index(image_keys(table))
     return found.loc[order[order.isin(found.index)]].reset_index(drop=True)
 
 
 def _move(table: pd.DataFrame, alignment: Callable[[np.ndarray], np.ndarray]) -> pd.DataFrame:
     factors = factor_columns(table)
     return table.assign(**dict(zip(factors, alignment(table[factors].to_numpy(float)).T, strict=True)))
+
+
+def _embed_new(run: RunDir, jobs: list[Job], manifest: pd.DataFrame) -> dict[Job, dict[str, pd.DataFrame]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        return {job: embed(run.job(job.name), manifest, Path(scratch) / job.name) for job in jobs}
 
 
 def _own_embeddings(model: Path) -> dict[str, pd.DataFrame]:

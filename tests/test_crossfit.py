@@ -245,9 +245,12 @@ def test_new_images_get_the_mean_of_all_models(cohort, run, tmp_path):
     assert tables["salient"]["participant_id"].tolist() == new["participant_id"].tolist()
     spread = pd.read_csv(tmp_path / "new" / "desc-salient_spread.tsv", sep="\t")
     assert (spread["n_models"] == 6).all()
+    assert tables["salient"]["split"].isna().all()
     # An image of the cohort, asked for as if it were new, is not what models that held it out say.
     own = cohort[cohort["split"] == "train"].iloc[:3]
     again = embed_cross_fitted(run, own, tmp_path / "again")["voxel_pca"]
+    assert (again["split"] == "train").all()
+    assert not list((run / "models").glob("*/new"))
     alone = embed(run / "models" / "fold-0_seed-0", own, tmp_path / "alone")["voxel_pca"]
     assert not np.allclose(again[factor_columns(again)], alone[factor_columns(alone)])
 
@@ -269,7 +272,10 @@ def test_from_the_command_line(cohort, run, tmp_path):
     assert RunDir(tmp_path / "run" / "models" / "fold-0_seed-0").checkpoint().is_file()
     both = call("fit", str(table), str(tmp_path / "other"), "--folds", "3", "--leave-site-out", *sets)
     assert both.returncode == 1
-    assert "whom should models leave out" in both.stderr
+    assert "either --folds or --leave-site-out" in both.stderr
+    neither = call("fit", str(table), str(tmp_path / "other"), "--seeds", "2", *sets)
+    assert neither.returncode == 1
+    assert "either --folds or --leave-site-out" in neither.stderr
     other = call("embed", str(run), "--checkpoint", "best")
     assert other.returncode == 1
     assert "is a cross-fit" in other.stderr

@@ -232,6 +232,34 @@ def test_shares_equal_a_slow_computation_on_voxels(cohort):
     np.testing.assert_allclose((images - design @ found.weights @ images)[:90].mean(axis=0), 0, atol=1e-9)
 
 
+@pytest.mark.parametrize("sex", ["F", "M"])
+def test_patients_of_one_sex_have_no_say_in_the_effect_of_sex(sex):
+    world = World()
+    # Hardly there: "nothing", which is what such patients show, would not differ from it.
+    world.effects[3] *= 0.1
+    table, volumes, is_background, folds = world.cohort(n_background=90, n_target=180)
+    kept = is_background | (table["sex"] == sex).to_numpy()
+    cohort = (table[kept].reset_index(drop=True), volumes[kept], is_background[kept], folds[kept])
+    alone = effects_and_errors(world, cohort)[1]
+    reference, helped = effects_and_errors(world, cohort, borrow=True)
+    assert reference.facts["borrowed"]["sex"] == 0
+    assert helped["sex"] == pytest.approx(alone["sex"], rel=0.2)
+    assert reference.facts["borrowed"]["age"] > 0.1
+    assert helped["age"] < 0.8 * alone["age"]
+
+
+def test_patients_of_one_site_have_no_say_in_those_of_others(world):
+    table, volumes, is_background, folds = world.cohort(n_background=90, n_target=180)
+    kept = is_background | (table["site"] == "B").to_numpy()
+    cohort = (table[kept].reset_index(drop=True), volumes[kept], is_background[kept], folds[kept])
+    alone, helped = (fitted(cohort, n_components=0, borrow=borrow) for borrow in (False, True))
+    assert helped.facts["borrowed"]["site"] == 0
+    errors = [
+        np.square(r.coefficients[r.last][4:, :N_BRAIN].numpy() - world.effects[4:]).mean() for r in (alone, helped)
+    ]
+    assert errors[1] < 1.1 * errors[0]
+
+
 def test_patients_too_few_for_effects_of_their_own_change_nothing(cohort):
     table, volumes, is_background, _ = cohort
     design = code_covariates(table[is_background], COVARIATES).encode(table).astype(float)

@@ -47,6 +47,9 @@ SETTINGS = [
     "evaluation.voxel_pca_components=5",
 ]
 
+# Dependence of four patients is a ratio of next to nothing, in which rounding shows.
+LARGER = [*SETTINGS, "training.batch_size=13"]
+
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
@@ -63,6 +66,13 @@ def alone(cohort, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def alone_in_larger_batches(cohort, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "larger"
+    fit(read_manifest(cohort), load_config(overrides=LARGER), run)
+    return run
+
+
 def command_line(*words, settings=()):
     given = [word for setting in settings for word in ("--set", setting)]
     return [sys.executable, "-m", "sepclr_med", *map(str, words), *given]
@@ -75,10 +85,6 @@ def weights_of(run):
 def assert_same_training(run, other, rtol=1e-3, norm_rtol=3e-3):
     first, second = (pd.read_csv(r / "history.tsv", sep="\t", na_values="n/a") for r in (run, other))
     terms = [name for name in first if name.startswith(("train_", "val_")) and name != "train_gradient_norm"]
-    # Of few rows dependence is a ratio of small differences; in float64 it is compared above, with its gradient.
-    few = [name for name in terms if name.endswith("_independence")]
-    np.testing.assert_allclose(second[few], first[few], rtol=rtol, atol=3e-3)
-    terms = [name for name in terms if name not in few]
     np.testing.assert_allclose(second[terms], first[terms], rtol=rtol, atol=1e-4)
     # Of few rows in float32 the norm is the least certain; the gradient itself is compared in float64 above.
     np.testing.assert_allclose(second["train_gradient_norm"], first["train_gradient_norm"], rtol=norm_rtol)
@@ -220,17 +226,17 @@ def test_two_processes_have_the_gradient_of_one(float64_gradients, n, micro_batc
         torch.testing.assert_close(two[f"{n} {micro_batch} {name}"], one[f"{truth} {name}"], rtol=1e-6, atol=1e-9)
 
 
-def test_two_processes_train_as_one_and_only_the_first_writes_and_speaks(alone, cohort, tmp_path):
-    run = tmp_path / "two"
+def test_two_processes_train_as_one_and_only_the_first_writes_and_speaks(alone_in_larger_batches, cohort, tmp_path):
+    alone, run = alone_in_larger_batches, tmp_path / "two"
     done = subprocess.run(
-        command_line("fit", cohort, run, settings=[*SETTINGS, "training.devices=2"]),
+        command_line("fit", cohort, run, settings=[*LARGER, "training.devices=2"]),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("trained for 4 epochs") == 1
-    assert_same_training(alone, run)
+    assert_same_training(alone_in_larger_batches, run)
     files = {p.relative_to(run) for p in run.rglob("*") if p.is_file()}
     made_by_fit = {p.relative_to(alone) for p in alone.rglob("*") if p.is_file() and "embeddings" not in p.parts}
     assert files == made_by_fit
@@ -251,14 +257,14 @@ def test_ids_come_in_order_from_several_processes_and_an_odd_number_of_images(al
             np.testing.assert_allclose(table[factor_columns(table)], own[factor_columns(own)], atol=1e-4)
 
 
-def test_torchrun_starts_the_processes_too(alone, cohort, tmp_path):
+def test_torchrun_starts_the_processes_too(alone_in_larger_batches, cohort, tmp_path):
     run = tmp_path / "torchrun"
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m", "sepclr_med"]
-    given = [word for setting in SETTINGS for word in ("--set", setting)]
+    given = [word for setting in LARGER for word in ("--set", setting)]
     command = [sys.executable, *words, "fit", str(cohort), str(run), *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert_same_training(alone, run)
+    assert_same_training(alone_in_larger_batches, run)
 
 
 def test_a_problem_in_one_process_is_said_once(cohort, tmp_path):

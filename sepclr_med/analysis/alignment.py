@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import orthogonal_procrustes
 
+from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.embeddings import factor_columns
-from sepclr_med.cohort.manifest import KEY
 
 SMALLEST_SIZE = 1e-12
 
@@ -84,15 +84,9 @@ def align_tables(tables: Mapping[str, pd.DataFrame], reference: Mapping[str, pd.
     """
     found = {}
     for space, table in tables.items():
-        ours, theirs = keyed(table), keyed(reference[space])
+        ours, theirs = (side.set_index(image_keys(side)) for side in (table, reference[space]))
         ours, theirs = (side[side["split"] == "train"] for side in (ours, theirs))
         both = ours.index.intersection(theirs.index)
         factors = factor_columns(table)
         found[space] = align(ours.loc[both, factors].to_numpy(float), theirs.loc[both, factors].to_numpy(float))
     return found
-
-
-def keyed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table indexed by what names an image; a column that is absent or missing is ``n/a``."""
-    keys = [table[name].astype(object).where(table[name].notna(), "n/a") if name in table else "n/a" for name in KEY]
-    return table.set_index(pd.MultiIndex.from_frame(pd.DataFrame(dict(zip(KEY, keys, strict=True)), index=table.index)))

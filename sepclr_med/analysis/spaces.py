@@ -80,14 +80,26 @@ def join_spaces(embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame) 
     _refuse([problem for file, table in tables.items() for problem in _id_problems(table, file)])
     _refuse([problem for name, table in embeddings.items() for problem in _table_problems(table, name, manifest)])
 
-    known = _keys(manifest)
-    places = {name: known.get_indexer(_keys(table)) for name, table in embeddings.items()}
+    known = image_keys(manifest)
+    places = {name: known.get_indexer(image_keys(table)) for name, table in embeddings.items()}
     _refuse([problem for name, table in embeddings.items() for problem in _unmatched(table, name, places[name])])
 
     spaces = [_space(name, table, manifest, places[name]) for name, table in embeddings.items()]
     columns = [column for column in (*KEY, "family_id", "split") if column in manifest or column == "split"]
     _refuse(check_overlap(pd.concat([space.rows[columns] for space in spaces]).drop_duplicates()))
     return spaces
+
+
+def image_keys(table: pd.DataFrame) -> pd.MultiIndex:
+    """Return what names each image: participant, session and run, ``n/a`` where a column is absent or a value missing.
+
+    Examples
+    --------
+    >>> image_keys(pd.DataFrame({"participant_id": ["01"], "run": [None]})).tolist()
+    [('01', 'n/a', 'n/a')]
+    """
+    absent = pd.Series(MISSING, index=table.index, dtype=object)
+    return pd.MultiIndex.from_arrays([_text(table[column]) if column in table else absent for column in KEY])
 
 
 def all_rows(spaces: list[Space]) -> pd.DataFrame:
@@ -137,11 +149,6 @@ def _split(table: pd.DataFrame) -> pd.Series:
     return split.where(split.notna() & (split != MISSING), None)
 
 
-def _keys(table: pd.DataFrame) -> pd.MultiIndex:
-    absent = pd.Series(MISSING, index=table.index, dtype=object)
-    return pd.MultiIndex.from_arrays([_text(table[column]) if column in table else absent for column in KEY])
-
-
 def _id_problems(table: pd.DataFrame, file: str) -> list[Problem]:
     if "participant_id" not in table:
         return [Problem("no participant_id", file=file, allowed="one row per image, named by participant_id")]
@@ -156,7 +163,7 @@ def _id_problems(table: pd.DataFrame, file: str) -> list[Problem]:
         for column in numbers
         if table[column].notna().any()
     ]
-    keys = _keys(table)
+    keys = image_keys(table)
     repeated = np.flatnonzero(keys.duplicated(keep="first"))
     for place in repeated:
         got = " ".join(str(part) for part in keys[place] if part != MISSING)
@@ -202,7 +209,7 @@ def _share_a_name(columns: list[str]) -> set[str]:
 
 
 def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray) -> list[Problem]:
-    keys = _keys(table)
+    keys = image_keys(table)
     fix = "give the manifest these embeddings were made from"
     return [
         Problem(

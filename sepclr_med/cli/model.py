@@ -83,8 +83,8 @@ def fit(
     assign: Assignments = None,
     folds: Annotated[int | None, typer.Option(min=3, help="Cross-fit: a model for each fold of participants.")] = None,
     leave_site_out: Annotated[bool, typer.Option(help="Cross-fit: a model for each site, never shown it.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Cross-fit: trainings of each fold.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Cross-fit: models trained at a time.")] = 1,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Cross-fit: trainings of each fold; 3 without.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cross-fit: models trained at a time; 1 without.")] = None,
     plan_only: Annotated[bool, typer.Option(help="Cross-fit: write the jobs, for a cluster, and train none.")] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -100,20 +100,22 @@ def fit(
     from sepclr_med.engine import is_first_process
 
     settings = load_config(config, [*(assign or []), *group_settings(background, target)])
+    if bool(folds) + leave_site_out != 1 and (folds or seeds or jobs or plan_only):
+        said = Problem(
+            "--seeds, --jobs and --plan-only are of a cross-fit", fix="add either --folds or --leave-site-out"
+        )
+        raise ConfigError("fit: whom should models leave out?", [said])
     if folds or leave_site_out:
-        if folds and leave_site_out:
-            both = Problem("both --folds and --leave-site-out", fix="give one of them")
-            raise ConfigError("fit: whom should models leave out?", [both])
         from sepclr_med.crossfitting import cross_fit, plan_cross_fit
 
-        how = {"n_folds": folds, "n_seeds": seeds, "overwrite": overwrite}
+        how = {"n_folds": folds, "n_seeds": seeds or 3, "overwrite": overwrite}
         table = read_manifest(manifest, bids_root)
         if plan_only:
             for job in plan_cross_fit(table, settings, run_dir, **how):
                 folder = run_dir / "models" / job.name
                 print(f"sepclr-med fit {folder}.tsv {folder} --config {folder}.yaml")
             return
-        cross_fit(table, settings, run_dir, jobs=jobs, say=lambda text: print(text, file=sys.stderr), **how)
+        cross_fit(table, settings, run_dir, jobs=jobs or 1, say=lambda text: print(text, file=sys.stderr), **how)
         print(f"all models trained -> {run_dir}; next: sepclr-med embed {run_dir}")
         return
     folder = train(read_manifest(manifest, bids_root), settings, run_dir, overwrite)

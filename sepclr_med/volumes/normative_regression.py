@@ -17,6 +17,9 @@ import numpy as np
 # Of the background's leading components, which are few dimensions with most of the variance, so that whether two maps
 # differ would be decided by them alone.
 SHARE_SET_ASIDE = 0.1
+# Of the resolution of an effect, which is 1 where the rows determine it and below where other columns could take its
+# place.
+RESOLVED = 1 - 1e-6
 
 
 class Regression(NamedTuple):
@@ -147,4 +150,8 @@ def _shares(
         size = (size - np.square(apart @ with_images.T).sum(axis=1)) / (n_voxels - k)
         variance[place] += np.maximum(0, size - np.square(apart) @ noise)
     precision = 1 / np.maximum(variance, 1e-12 * max(variance.max(), 1e-300))
+    # A group of one sex says nothing of sex: its estimate is what pinv makes of nothing.
+    resolved = np.einsum("ij,ji->i", found, design) > RESOLVED
+    of_others = resolved[design.shape[1] - (len(estimates) - 1) * n_effects :]
+    precision[1:] *= of_others.reshape(-1, n_effects)
     return precision / precision.sum(axis=0)
