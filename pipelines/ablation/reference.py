@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -34,59 +35,79 @@ from sepclr_med.rendering import assign_folds
 from sepclr_med.rundir import write_table
 from sepclr_med.settings import VolumesConfig
 from sepclr_med.volumes.cache import cache_volumes
-from sepclr_med.volumes.normative import fit_normative, render_with
+from sepclr_med.volumes.normative import Rendering, fit_normative, render_with
 
 N_NEW = 200
 N_COMPONENTS = 32
 TRUTH = ["severity", "subtype", "age", "sex", "site", "shared_pattern"]
+COVARIATES = ["age", "sex", "site"]
 MAPS = ["common", "subtypeA", "subtypeB"]
 
 
 def main() -> None:
-    options = _options()
-    largest = max(options.sizes)
-    # Participant i of a seed is the same whatever the cohort's size: one simulation serves all sizes.
-    people = simulate(options.output / "cohort", 2 * largest, 0, 2 * 2 * N_NEW, options.spacing, n_jobs=-1)
-    cached = cache_volumes(people, VolumesConfig(spacing=options.spacing), options.output / "cache")
+    options = parser().parse_args()
+    people, cached = simulate_people(options)
     rows = [measure(n, people, cached, options) for n in options.sizes]
     table = pd.DataFrame(rows)
     write_table(options.output / "reference.tsv", table)
     print(table.round(2).to_string(index=False))
 
 
-def measure(n: int, people: pd.DataFrame, cached, options: argparse.Namespace) -> dict[str, float]:
+def simulate_people(options: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
+    """Return the manifest of everyone, and their volumes."""
+    # Participant i of a seed is the same whatever the cohort's size: one simulation serves all sizes.
+    people = simulate(
+        options.output / "cohort", 2 * max(options.sizes), 0, 2 * 2 * N_NEW, options.spacing, seed=options.cohort, n_jobs=-1
+    )
+    return people, cache_volumes(people, VolumesConfig(spacing=options.spacing), options.output / "cache")
+
+
+def choose_people(people: pd.DataFrame, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of n training controls, of new controls and of patients."""
     control = (people["diagnosis"] == "control").to_numpy()
     train = (people["split"] == "train").to_numpy()
     fitted = np.flatnonzero(control & train)[:n]
-    new = np.flatnonzero(control & ~train)[:N_NEW]
-    patients = np.flatnonzero(~control)[-2 * N_NEW :]
+    return fitted, np.flatnonzero(control & ~train)[:N_NEW], np.flatnonzero(~control)[-2 * N_NEW :]
+
+
+def fit_reference(fitted: np.ndarray, people: pd.DataFrame, cached, n_components: int | str = "auto", model="pca"):
+    """Return the reference of these controls."""
     table = people.iloc[fitted].reset_index(drop=True)
-    folds = assign_folds(table, np.ones(n, bool), 5)
+    everyone = np.ones(fitted.size, bool)
+    folds = assign_folds(table, everyone, 5)
+    return fit_normative(
+        lambda places: cached.load(fitted[places]), table, everyone, folds, COVARIATES, n_components, model
+    )
 
-    def load(places: np.ndarray) -> np.ndarray:
-        return cached.load(fitted[places])
 
-    covariates = ["age", "sex", "site"]
-    reference = fit_normative(load, table, np.ones(n, bool), folds, covariates, "auto", options.model)
+def render(rendering: Rendering, cached, rows: np.ndarray) -> np.ndarray:
+    """Return the deviations of these rows, (n, voxels)."""
+    parts = [rendering(torch.from_numpy(cached.load(part)).float(), part) for part in np.array_split(rows, 10)]
+    return torch.cat(parts).flatten(1).numpy()
+
+
+def measure(n: int, people: pd.DataFrame, cached, options: argparse.Namespace) -> dict[str, float]:
+    fitted, new, patients = choose_people(people, n)
+    reference = fit_reference(fitted, people, cached, model=options.model)
     rendering = render_with(reference, people)
     in_sample = render_with(reference, people.assign(participant_id="someone else"))
-
-    def deviations(chosen: np.ndarray, how=rendering) -> np.ndarray:
-        parts = [how(torch.from_numpy(cached.load(part)).float(), part) for part in np.array_split(chosen, 10)]
-        return torch.cat(parts).flatten(1).numpy()
-
-    unseen, ill = deviations(new), deviations(patients)
-    lengths = [np.linalg.norm(found, axis=1) for found in (unseen, ill)]
-    norm = np.square(lengths[0]).mean()
+    unseen, ill = (render(rendering, cached, rows) for rows in (new, patients))
+    norm = np.square(unseen).sum(axis=1).mean()
     found = {
         "n": n,
         "n_components": reference.facts["n_components"],
         **{f"kept_{name}": kept(reference, cached, options.output, name) for name in MAPS},
-        "auc_norm": roc_auc_score(np.repeat([0, 1], [len(unseen), len(ill)]), np.concatenate(lengths)),
-        "cross_fitted_in_sample": np.square(deviations(fitted)).sum(axis=1).mean() / norm,
-        "plain_in_sample": np.square(deviations(fitted, in_sample)).sum(axis=1).mean() / norm,
+        "auc_norm": auc_of_lengths(unseen, ill),
+        "cross_fitted_in_sample": np.square(render(rendering, cached, fitted)).sum(axis=1).mean() / norm,
+        "plain_in_sample": np.square(render(in_sample, cached, fitted)).sum(axis=1).mean() / norm,
     }
     return found | read_truth(ill, people.iloc[patients].reset_index(drop=True))
+
+
+def auc_of_lengths(unseen: np.ndarray, ill: np.ndarray) -> float:
+    """Return how well the length of the deviation tells patients from controls."""
+    lengths = np.linalg.norm(np.concatenate([unseen, ill]), axis=1)
+    return roc_auc_score(np.repeat([0, 1], [len(unseen), len(ill)]), lengths)
 
 
 def kept(reference, cached, folder: Path, name: str) -> float:
@@ -114,15 +135,16 @@ def read_truth(deviations: np.ndarray, people: pd.DataFrame) -> dict[str, float]
     return dict(zip(found["variable"], found["value"], strict=True))
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output", type=Path)
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("output", type=Path)
+    options.add_argument(
         "--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[30, 60, 120, 300, 1000]
     )
-    parser.add_argument("--spacing", type=float, default=8.0)
-    parser.add_argument("--model", default="pca")
-    return parser.parse_args()
+    options.add_argument("--spacing", type=float, default=8.0)
+    options.add_argument("--cohort", type=int, default=0, help="seed of the simulation")
+    options.add_argument("--model", choices=["pca", "ppca"], default="pca")
+    return options
 
 
 if __name__ == "__main__":

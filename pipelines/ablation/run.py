@@ -72,7 +72,7 @@ def _fit_and_probe(cohort: pd.DataFrame, config: Config, run: Path, variant: str
     training = cohort[cohort["split"] == "train"].reset_index(drop=True)
     with in_force(variant, training, config.training.epochs, config.training.batch_size):
         fit(cohort, config, run)
-    embed(run)
+        embed(run)
     return probe(read_embeddings(run / "embeddings"), cohort)
 
 

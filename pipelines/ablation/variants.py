@@ -12,6 +12,10 @@ An arm of ``arms.yaml`` names one with ``variant=NAME`` among its settings. Resu
     every batch is of one site;
 ``matched_batches``
     every patient of a batch is joined by the control of the same site and sex that is nearest in age.
+``shifted_views``
+    the salient encoder sees plain images, each view of them as if of another age, sex and site: moved along the
+    normative reference's effects by the difference between two people drawn at random. For arms with
+    ``method.salient_input=deviation``, whose second channel it replaces.
 """
 
 from __future__ import annotations
@@ -26,9 +30,12 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from sepclr_med.epochs import Tools
 from sepclr_med.losses.critics import HIDDEN, Critic
 from sepclr_med.methods.sepclr import SepCLRObjective, Terms
 from sepclr_med.volumes.batches import draw_batches
+from sepclr_med.volumes.reader import VolumeReader
+from sepclr_med.volumes.views import apply_views, draw_parameters
 
 WEIGHT = 10.0
 # Years: a control of another site or sex is farther away than any age.
@@ -130,6 +137,29 @@ def draw_matched_batches(rows: pd.DataFrame) -> Callable[..., list[np.ndarray]]:
     return draw
 
 
+def repeat_plain(reader: VolumeReader, volumes: Tensor, rows: np.ndarray) -> Tensor:
+    """Return standardised images, twice where there is a channel for the salient encoder."""
+    plain = reader.standardisation(volumes.float())
+    return torch.cat([plain, plain], dim=1) if reader.rendering else plain
+
+
+def render_shifted(tools: Tools, volumes: Iterator[Tensor], n: int, *seed: int) -> Callable[[slice], Tensor]:
+    """Do what ``Tools.render`` does, and move what the salient encoder sees along the effects of covariates."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    parameters = draw_parameters(tools.n_views * n, tools.read.shape, tools.config.views, generator)
+    rendering, scale = tools.read.rendering, tools.read.standardisation.inverse_std.flatten()
+    effects = rendering.reference.coefficients[rendering.reference.last] * scale
+
+    def all_views(part: slice) -> Tensor:
+        images = torch.cat([next(volumes)] * tools.n_views)
+        to, fro = rendering.design[torch.randint(len(rendering.design), (2, len(images)), generator=generator)]
+        salient = images[:, images.shape[1] // 2 :]
+        salient += ((to - fro) @ effects).reshape(salient.shape)
+        return apply_views(images, parameters.take(part, tools.n_views))
+
+    return all_views
+
+
 OBJECTIVES = {
     "adversary": AdversarialObjective,
     "conditional_uniformity": ConditionalObjective,
@@ -140,12 +170,15 @@ BATCHES = {"site_batches": draw_site_batches, "matched_batches": draw_matched_ba
 
 @contextmanager
 def in_force(name: str | None, rows: pd.DataFrame, epochs: int, batch_size: int) -> Iterator[None]:
-    """Let ``fit`` use a variant for training rows ``rows``."""
+    """Let ``fit`` and ``embed`` use a variant for training rows ``rows``."""
     with ExitStack() as stack:
         if name in OBJECTIVES:
             stack.enter_context(patch("sepclr_med.methods.sepclr.SepCLRObjective", OBJECTIVES[name]))
             is_target = (rows["diagnosis"] == "patient").to_numpy()
             LateObjective.n_steps = epochs * len(draw_batches(is_target, batch_size, 0, 0))
+        elif name == "shifted_views":
+            stack.enter_context(patch.object(VolumeReader, "_finish", repeat_plain))
+            stack.enter_context(patch.object(Tools, "render", render_shifted))
         elif name:
             stack.enter_context(patch("sepclr_med.epochs.draw_batches", BATCHES[name](rows)))
         yield
