@@ -135,6 +135,19 @@ def plan_cross_fit(
     return jobs
 
 
+def preprocess_images(run_dir: str | Path) -> None:
+    """Fill the cache of a planned cross-fit once, before several jobs would wait for one another to do it.
+
+    Raises
+    ------
+    VolumeError
+        When images cannot be read and ``volumes.on_error`` is ``stop``.
+    """
+    run = RunDir(run_dir)
+    config = read_config(run)
+    cache_volumes(read_manifest(run.manifest), config.volumes, cache_folder(run, config), config.network.spatial_dims)
+
+
 def is_done(run: RunDir, job: Job) -> bool:
     """Say whether a job's model has finished training."""
     model = RunDir(run.job(job.name))
@@ -179,10 +192,7 @@ def cross_fit(
     run = RunDir(run_dir)
     waiting = [job for job in planned if not is_done(run, job)]
     if waiting:
-        # Once, before several processes would preprocess the same images.
-        cache_volumes(
-            read_manifest(run.manifest), config.volumes, cache_folder(run, config), config.network.spatial_dims
-        )
+        preprocess_images(run_dir)
     threads = config.training.threads or max(1, joblib.cpu_count(only_physical_cores=True) // jobs)
     failed = dict(_run_jobs(run, waiting, jobs, threads, say))
     facts = {"jobs": [job.name for job in planned], "trained": len(waiting) - len(failed), "failed": failed}

@@ -42,7 +42,8 @@ def embed_cross_fitted(
     -------
     dict of space to DataFrame
         As :func:`sepclr_med.embed` gives it, and written the same way; beside each, ``desc-SPACE_spread.tsv`` has the
-        standard deviation over the averaged models, and ``seed-N`` the embeddings of each seed alone.
+        standard deviation over the averaged models, ``seed-N`` the embeddings of each seed alone, and ``seen`` those by
+        the models that were trained on the participant: for comparison, never for results.
 
     Raises
     ------
@@ -68,9 +69,11 @@ def embed_cross_fitted(
         for seed in plan["seeds"]:
             parts = {job: tables for job, tables in aligned.items() if job.seed == seed}
             if {job.fold for job in parts} == set(plan["folds"]):
-                seen = {space: _average(parts, space, held_out=True)[0] for space in spaces}
-                write_embeddings(seen, folder / f"seed-{seed}", {**facts, "Seed": seed})
-    found = {space: _average(aligned, space, held_out=new is None) for space in spaces}
+                alone = {space: _average(parts, space, "test")[0] for space in spaces}
+                write_embeddings(alone, folder / f"seed-{seed}", {**facts, "Seed": seed})
+        seen = {space: _average(aligned, space, "train")[0] for space in spaces}
+        write_embeddings(seen, folder / "seen", {**facts, "Models": "those that were trained on the participant"})
+    found = {space: _average(aligned, space, "test" if new is None else None) for space in spaces}
     tables = {space: mean for space, (mean, _) in found.items()}
     if manifest is None:
         tables = {space: _in_order_of(read_manifest(run.manifest), table) for space, table in tables.items()}
@@ -82,11 +85,12 @@ def embed_cross_fitted(
 
 
 def _average(
-    models: dict[Job, dict[str, pd.DataFrame]], space: str, held_out: bool
+    models: dict[Job, dict[str, pd.DataFrame]], space: str, part: str | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the mean over models and their standard deviation, each image by those that held it out, or by all."""
+    """Return the mean over models and their standard deviation, each image by those to which it is this part."""
+    held_out = part == "test"
     parts = [
-        (table[table["split"] == "test"] if held_out else table).assign(fold=job.fold if held_out else None)
+        (table[table["split"] == part] if part else table).assign(fold=job.fold if held_out else None)
         for job, table in ((job, tables[space]) for job, tables in models.items())
     ]
     together = pd.concat(parts, ignore_index=True)

@@ -357,6 +357,9 @@ class EvaluationConfig(Section):
     """Columns to be reduced to one first component each."""
     measures: dict[str, Literal["continuous", "ordinal", "binary", "categorical"]] = {}
     """What a column measures, where its sidecar or its values mislead."""
+    smallest_icc: float = Field(0.75, ge=0, le=1)
+    """Of a cross-fit: least agreement of its models (intraclass correlation) on a factor that ``link`` tests; 0 tests
+    every factor."""
     explain: int = Field(2, ge=0)
     """Factors to be mapped on the brain, those most linked with a clinical variable first; 0 leaves maps out."""
     explain_permutations: int = Field(500, ge=99)

@@ -52,7 +52,9 @@ def compare(n: int, people: pd.DataFrame, cached) -> list[dict]:
     found = []
     for name, (unseen, deviations) in left.items():
         # Deviations from components come in units of what the components leave: lengths are taken back to one scale.
-        scale = plain.reference.inverse_std / components.reference.inverse_std if name == "principal components" else 1.0
+        scale = (
+            plain.reference.inverse_std / components.reference.inverse_std if name == "principal components" else 1.0
+        )
         explained = 1 - np.square(np.nan_to_num(unseen * np.asarray(scale))).sum() / np.square(parts[1]).sum()
         scores = {"explained_unseen": explained, "auc_norm": auc_of_lengths(unseen, deviations)}
         found.append({"n": n, "model": name, **scores, **read_truth(deviations, ill)})

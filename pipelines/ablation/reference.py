@@ -57,7 +57,13 @@ def simulate_people(options: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
     """Return the manifest of everyone, and their volumes."""
     # Participant i of a seed is the same whatever the cohort's size: one simulation serves all sizes.
     people = simulate(
-        options.output / "cohort", 2 * max(options.sizes), 0, 2 * 2 * N_NEW, options.spacing, seed=options.cohort, n_jobs=-1
+        options.output / "cohort",
+        2 * max(options.sizes),
+        0,
+        2 * 2 * N_NEW,
+        options.spacing,
+        seed=options.cohort,
+        n_jobs=-1,
     )
     return people, cache_volumes(people, VolumesConfig(spacing=options.spacing), options.output / "cache")
 

@@ -17,6 +17,7 @@ from sepclr_med.analysis.associations.similarity import compare_similarity
 from sepclr_med.analysis.canonical import canonical_table
 from sepclr_med.analysis.choices import PARTS, Over, check_choices, choose_families, choose_tested
 from sepclr_med.analysis.participants import Participants, gather_participants
+from sepclr_med.analysis.stability import GOOD, Replicates, study_stability
 from sepclr_med.analysis.variables import Groups, choose_variables
 from sepclr_med.errors import UserError
 
@@ -38,6 +39,8 @@ class Linkage:
         Each site's estimate, and the random-effects mean.
     prediction, similarity : DataFrame
         Prediction from the whole space; dissimilarities. Empty when left out.
+    stability, space_stability, reading_stability : DataFrame
+        How far models agree on factors, spaces, and what is read from the salient one. Empty for a single model.
     people, tested : Participants
         Everyone, and those the tests are about.
     canonical : (DataFrame, dict) or None
@@ -54,6 +57,9 @@ class Linkage:
     sites: pd.DataFrame
     prediction: pd.DataFrame
     similarity: pd.DataFrame
+    stability: pd.DataFrame
+    space_stability: pd.DataFrame
+    reading_stability: pd.DataFrame
     people: Participants
     tested: Participants
     canonical: tuple[pd.DataFrame, dict[str, Any]] | None
@@ -80,6 +86,8 @@ def link(
     n_permutations: int = 10_000,
     n_bootstrap: int = 1000,
     parts: Sequence[str] | None = None,
+    replicates: Replicates | None = None,
+    smallest_icc: float = GOOD,
     seed: int = 0,
 ) -> Linkage:
     """Test each salient factor, and the salient space as a whole, against each variable.
@@ -125,6 +133,11 @@ def link(
     parts : sequence of str or None, default=None
         What to add to the factors: ``prediction``, ``similarity``, ``subtypes``. None means all, but similarity for
         at most 300 participants: its time grows with their square.
+    replicates : mapping or None, default=None
+        Embeddings of single models of a cross-fit (:func:`sepclr_med.cohort.embeddings.read_replicates`): only factors
+        on which they agree are tested one by one. Tests of whole spaces are not touched.
+    smallest_icc : float, default=0.75
+        Least agreement (:func:`sepclr_med.analysis.stability.factor_stability`); 0 tests every factor.
     seed : int, default=0
 
     Returns
@@ -173,11 +186,15 @@ def link(
     family_of = choose_families(names, families or {})
     kin = "family_id" if "family_id" in rows and tested.rows["family_id"].nunique() < len(tested) else None
     plan = settle_plan(tested.rows, names, covariates, blocks, kin, family_of)
+    agreed, stable, remarks = study_stability(
+        replicates or {}, people, tested, factors, names, rotated, smallest_icc, seed
+    )
+    said += remarks
     shared = {"families": kin, "measures": measures, "described": described}
     links, sites = [], []
-    for space in factors:
+    for space in (space for space in factors if stable.factors[space]):
         found, by_site, remarks = link_factors(
-            tested, space, names, covariates, blocks, family_of, n_permutations, seed, robust=robust, **shared
+            stable, space, names, covariates, blocks, family_of, n_permutations, seed, robust=robust, **shared
         )
         links.append(found)
         sites.append(by_site)
@@ -196,6 +213,8 @@ def link(
             spaces=[space for space in ("salient", "common") if space in tested.spaces],
             n_permutations=min(n_permutations, SIMILARITY_PERMUTATIONS), n_bootstrap=n_bootstrap, seed=seed, **shared,
         )  # fmt: skip
+    if not links:
+        raise UserError(f"link: nothing to test. {said[-1]}, --parts prediction tests the whole space")
     table = pd.concat(links, ignore_index=True)
     settings = {
         "over": over_words,
@@ -214,15 +233,17 @@ def link(
         "parts": list(parts),
         "robust": robust,
         "n_permutations": n_permutations,
+        "smallest_icc": smallest_icc if replicates else None,
         "seed": seed,
         "canonical": canonical if rotated else None,
     }
     notes = [*warned, *notes, *people.notes, *left_out, *said]
     return Linkage(
         table,
-        pd.concat(sites, ignore_index=True),
+        pd.concat([pd.DataFrame(), *sites], ignore_index=True),
         prediction,
         similarity,
+        *agreed,
         people,
         tested,
         rotated,

@@ -17,6 +17,7 @@ from sepclr_med.cohort.embeddings import (
     factor_columns,
     read_any_embeddings,
     read_embeddings,
+    read_replicates,
     write_embeddings,
 )
 from sepclr_med.cohort.manifest import read_manifest
@@ -24,7 +25,7 @@ from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.runs import read_config
 
-TABLES = ("links", "sites", "prediction", "similarity")
+TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stability", "reading_stability")
 
 
 def link_run(run_dir: str | Path, **choices: Any) -> Linkage:
@@ -69,6 +70,8 @@ def link_run(run_dir: str | Path, **choices: Any) -> Linkage:
         "n_bootstrap": settings.n_bootstrap,
         "seed": settings.seed,
         "target": config.cohort.target,
+        "replicates": read_replicates(run.embeddings),
+        "smallest_icc": settings.smallest_icc,
     }
     choices = known | {name: value for name, value in choices.items() if value is not None}
     found, subtypes = _link(embeddings, manifest, choices)

@@ -85,7 +85,9 @@ def fit(
     leave_site_out: Annotated[bool, typer.Option(help="Cross-fit: a model for each site, never shown it.")] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Cross-fit: trainings of each fold; 3 without.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Cross-fit: models trained at a time; 1 without.")] = None,
-    plan_only: Annotated[bool, typer.Option(help="Cross-fit: write the jobs, for a cluster, and train none.")] = False,
+    plan_only: Annotated[
+        bool, typer.Option(help="Cross-fit: preprocess the images and write the jobs, for a cluster; train none.")
+    ] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
@@ -106,12 +108,14 @@ def fit(
         )
         raise ConfigError("fit: whom should models leave out?", [said])
     if folds or leave_site_out:
-        from sepclr_med.crossfitting import cross_fit, plan_cross_fit
+        from sepclr_med.crossfitting import cross_fit, plan_cross_fit, preprocess_images
 
         how = {"n_folds": folds, "n_seeds": seeds or 3, "overwrite": overwrite}
         table = read_manifest(manifest, bids_root)
         if plan_only:
-            for job in plan_cross_fit(table, settings, run_dir, **how):
+            planned = plan_cross_fit(table, settings, run_dir, **how)
+            preprocess_images(run_dir)
+            for job in planned:
                 folder = run_dir / "models" / job.name
                 print(f"sepclr-med fit {folder}.tsv {folder} --config {folder}.yaml")
             return

@@ -91,6 +91,9 @@ def link(
     parts: Annotated[
         str | None, typer.Option(help="What to add to the factors: prediction,similarity,subtypes, or none.")
     ] = None,
+    smallest_icc: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of a cross-fit: least agreement on a factor; 0 tests all.")
+    ] = None,
     seed: SeedOrNone = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -115,6 +118,7 @@ def link(
         "robust": robust,
         "n_permutations": permutations,
         "parts": _or_none(parts),
+        "smallest_icc": smallest_icc,
         "seed": seed,
         "target": listed(target) or None,
     }

@@ -138,6 +138,29 @@ def read_embeddings(folder: str | Path, spaces: Sequence[str] = tuple(SPACES)) -
     return tables
 
 
+def read_replicates(folder: str | Path) -> dict[str, list[dict[str, pd.DataFrame]]]:
+    """Read what a cross-fit wrote beside its embeddings, to be compared with one another.
+
+    Parameters
+    ----------
+    folder : path
+        The derivative.
+
+    Returns
+    -------
+    dict of str to list of (dict of str to DataFrame)
+        ``seeds``: the embeddings of each seed, where there are several; ``folds``: the embeddings, by models that never
+        saw the participant, and those by models that did. Empty for a single model.
+    """
+    folder, found = Path(folder), {}
+    seeds = sorted(folder.glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
+    if len(seeds) > 1:
+        found["seeds"] = [read_embeddings(path) for path in seeds]
+    if (folder / "seen").is_dir():
+        found["folds"] = [read_embeddings(folder), read_embeddings(folder / "seen")]
+    return found
+
+
 def read_any_embeddings(sources: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Read embedding tables of any origin.
 

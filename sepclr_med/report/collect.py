@@ -50,6 +50,24 @@ TABLES: dict[str, tuple[str, str, str, str]] = {
         "n estimate ci_low ci_high statistic p_value p_free",
         "measure dissimilarity method note",
     ),
+    "stability": (
+        "analysis/stability.tsv",
+        "space factor stable",
+        "n n_seeds icc icc_low icc_high icc_mean icc_folds icc_folds_low icc_folds_high",
+        "",
+    ),
+    "space_stability": (
+        "analysis/space_stability.tsv",
+        "space seeds",
+        "n cka n_leading largest_angle overlap overlap_chance",
+        "",
+    ),
+    "reading_stability": (
+        "analysis/reading_stability.tsv",
+        "space variable",
+        "n n_seeds r2 icc icc_low icc_high icc_mean",
+        "",
+    ),
     "criteria": (
         "analysis/subtypes_criteria.tsv",
         "model",
@@ -62,6 +80,7 @@ OBJECTS = {
     "check": "check/check.json",
     "card": "analysis/card.json",
     "reference": "checkpoints/reference.json",
+    "cross_fit": "crossfit.json",
     "link": "analysis/link.json",
     "subtypes": "analysis/subtypes.json",
     "maps": "maps/maps.json",

@@ -49,7 +49,8 @@ def describe_model(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
     if not any(file.startswith(("history.tsv", "embeddings/")) for file in data["files"]) or not config:
         return ""
     parts = [_method(config, safe), _inputs(config, safe), _reference(data, safe), _erased(config, safe)]
-    return "Representation. " + " ".join(part for part in [*parts, _training(config, safe)] if part)
+    parts += [_training(config, safe), _cross_fit(data)]
+    return "Representation. " + " ".join(part for part in parts if part)
 
 
 def _method(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
@@ -125,6 +126,26 @@ def _erased(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
     if not said:
         return ""
     return f"What a straight line could read {say_list(said)} was erased, fitted on training targets [[leace]]."
+
+
+def _cross_fit(data: Mapping[str, Any]) -> str:
+    plan = data["objects"].get("cross_fit", {})
+    folds, seeds = (dig(plan, key, default=[]) for key in ("folds", "seeds"))
+    if not folds or not seeds:
+        return ""
+    left = "site" if dig(plan, "by_site") else "fold"
+    words = (
+        f"This was done {plural(len(folds) * len(seeds), 'time')}, leaving out each of {plural(len(folds), left)} "
+        f"with {plural(len(seeds), 'seed')}: every participant was embedded by models that had seen neither them nor "
+        "their relatives nor another session of theirs, and the mean over seeds was taken [[crossfit]]. Spaces were "
+        "laid over one another by orthogonal Procrustes rotation on participants that both models were trained on "
+        "[[procrustes]]."
+    )
+    return words + (
+        " Factors on which models did not agree (intraclass correlation [[icc]]) were not tested."
+        if as_number(dig(data["objects"].get("link", {}), "settings", "smallest_icc"))
+        else ""
+    )
 
 
 def _training(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:

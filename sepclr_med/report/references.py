@@ -23,6 +23,20 @@ REFERENCES: dict[str, tuple[str, str]] = {
         "Processing Systems 36, 2023.",
         "https://arxiv.org/abs/2306.03819",
     ),
+    "crossfit": (
+        "Chernozhukov V, et al. Double/debiased machine learning for treatment and structural parameters. Econometrics "
+        "Journal 21:C1-C68, 2018.",
+        "https://doi.org/10.1111/ectj.12097",
+    ),
+    "procrustes": (
+        "Schönemann PH. A generalized solution of the orthogonal Procrustes problem. Psychometrika 31:1-10, 1966.",
+        "https://doi.org/10.1007/BF02289451",
+    ),
+    "icc": (
+        "Shrout PE, Fleiss JL. Intraclass correlations: uses in assessing rater reliability. Psychological Bulletin "
+        "86:420-428, 1979.",
+        "https://doi.org/10.1037/0033-2909.86.2.420",
+    ),
     "simclr": (
         "Chen T, Kornblith S, Norouzi M, Hinton G. A simple framework for contrastive learning of visual "
         "representations. International Conference on Machine Learning, 2020.",

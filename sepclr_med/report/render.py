@@ -23,6 +23,7 @@ from sepclr_med.report.sections.cohort import describe_cohort
 from sepclr_med.report.sections.links import describe_links
 from sepclr_med.report.sections.maps import describe_maps
 from sepclr_med.report.sections.spaces import describe_spaces, gather
+from sepclr_med.report.sections.stability import describe_stability
 from sepclr_med.report.sections.steps import describe_steps, last_date
 from sepclr_med.report.sections.subtypes import describe_subtypes
 from sepclr_med.report.sections.training import describe_training
@@ -92,6 +93,7 @@ def describe_run(data: dict[str, Any]) -> dict[str, Any]:
         describe_training(data),
         describe_card(data),
         describe_spaces(data, people),
+        describe_stability(data),
         describe_links(data),
         describe_whole_space(data),
         describe_subtypes(data, people),

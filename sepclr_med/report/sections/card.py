@@ -179,11 +179,13 @@ def separation_table(table: pd.DataFrame) -> blocks.Block:
     return make_table("separation", caption, columns, rows, "analysis/separation.tsv")
 
 
-def interval_column(heading: str, value: str, meaning: str = "", digits: int = 2) -> Column:
+def interval_column(
+    heading: str, value: str, meaning: str = "", ends: tuple[str, str] = ("ci_low", "ci_high"), digits: int = 2
+) -> Column:
     """Return a column of estimates with intervals, sorted by the estimate."""
     return Column(
         heading,
-        lambda row: format_interval(row.get(value), row.get("ci_low"), row.get("ci_high"), digits),
+        lambda row: format_interval(row.get(value), row.get(ends[0]), row.get(ends[1]), digits),
         lambda row: as_number(row.get(value)),
         meaning,
     )
