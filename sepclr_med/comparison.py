@@ -13,12 +13,14 @@ import pandas as pd
 from sepclr_med.analysis.comparing import compare_embeddings
 from sepclr_med.analysis.comparison_figure import draw_comparison
 from sepclr_med.analysis.disentanglement_table import disentanglement_table
+from sepclr_med.analysis.schemes import choose_scheme
 from sepclr_med.analysis.spaces import join_spaces
 from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.config import Config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
 from sepclr_med.errors import ConfigError, Problem, did_you_mean
+from sepclr_med.opening import guard_test
 from sepclr_med.pipeline import read_cohort
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_table
@@ -183,7 +185,8 @@ def score_disentanglement(
         for number, tables in enumerate(seeds):
             spaces = {s.name: s for s in join_spaces(tables, cohort) if s.name in ("common", "salient")}
             rows = next(iter(spaces.values())).rows
-            parts = [(rows["split"] == part).to_numpy() for part in ("train", "test")]
+            held_out = choose_scheme(rows["split"]).held_out
+            parts = [(rows["split"] == part).to_numpy() for part in ("train", held_out)]
             factors = {name: space.features for name, space in spaces.items()}
             is_target = rows["diagnosis"].isin(list(target)).to_numpy()
             scores = disentanglement_table(factors, rows[list(truth)], is_target, *parts)
@@ -195,7 +198,8 @@ def _fit_and_embed(cohort: pd.DataFrame, config: Config, run_dir: Path) -> dict[
     fit(cohort, config, run_dir)
     if not embeddings_are_current(run_dir):
         embed(run_dir)
-    return read_embeddings(RunDir(run_dir).embeddings)
+    # Comparing chooses a method: a sealed test set has no part in that, whatever the reason.
+    return guard_test(read_embeddings(RunDir(run_dir).embeddings), RunDir(run_dir), "compare")[0]
 
 
 def _require_one_cohort(arms: Mapping[str, Config]) -> None:

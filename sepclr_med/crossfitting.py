@@ -31,6 +31,7 @@ from sepclr_med.cohort.trainable import require_trainable
 from sepclr_med.config import Config, dump_config
 from sepclr_med.errors import ConfigError, PreemptedError, Problem, RunError
 from sepclr_med.methods import needs_reference
+from sepclr_med.occupancy import working_in
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_text
 from sepclr_med.runs import cache_folder, open_run, read_config
@@ -188,21 +189,28 @@ def cross_fit(
         When models failed, with the last word of each; the others are kept, and the same call repeats these only.
     """
     started = datetime.now(timezone.utc)
-    planned = plan_cross_fit(manifest, config, run_dir, n_folds, n_seeds, overwrite)
     run = RunDir(run_dir)
-    waiting = [job for job in planned if not is_done(run, job)]
-    if waiting:
-        preprocess_images(run_dir)
-    threads = config.training.threads or max(1, joblib.cpu_count(only_physical_cores=True) // jobs)
-    failed = dict(_run_jobs(run, waiting, jobs, threads, say))
-    facts = {"jobs": [job.name for job in planned], "trained": len(waiting) - len(failed), "failed": failed}
-    record_step(run.provenance, "fit", started, facts)
+    with working_in(run.path):
+        planned = plan_cross_fit(manifest, config, run_dir, n_folds, n_seeds, overwrite)
+        failed = _train_missing(run, config, planned, jobs, say)
+    record_step(run.provenance, "fit", started, {"jobs": [job.name for job in planned], "failed": failed})
     if failed:
         lines = "\n".join(f"  {name}: {message}" for name, message in failed.items())
         raise RunError(
             f"{run.path}: {len(failed)} of {len(planned)} models failed; the same command repeats these:\n{lines}"
         )
     return run.path
+
+
+def _train_missing(
+    run: RunDir, config: Config, planned: list[Job], jobs: int, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Train the models that are not there yet, and return those that failed with the reason."""
+    waiting = [job for job in planned if not is_done(run, job)]
+    if waiting:
+        preprocess_images(run.path)
+    threads = config.training.threads or max(1, joblib.cpu_count(only_physical_cores=True) // jobs)
+    return dict(_run_jobs(run, waiting, jobs, threads, say))
 
 
 def _run_jobs(

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from sepclr_med.rundir import read_json, write_json
 
 PACKAGES = (
@@ -69,5 +71,8 @@ def record_step(path: Path, step: str, started: datetime, facts: Mapping[str, An
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         **facts,
     }
-    earlier = read_json(path)["steps"] if path.is_file() else []
-    return write_json(path, {"steps": [*earlier, entry]})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Steps that end at the same time must not forget one another.
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        earlier = read_json(path)["steps"] if path.is_file() else []
+        return write_json(path, {"steps": [*earlier, entry]})

@@ -160,6 +160,11 @@ class RunDir:
         """Folds and seeds of a cross-fit; absent from the run folder of a single model."""
         return self.path / "crossfit.json"
 
+    @property
+    def seal(self) -> Path:
+        """Where the ledger of the sealed test set lies; absent where none is sealed."""
+        return self.path / "data" / "seal.json"
+
     def job(self, name: str) -> Path:
         """The run folder of one model of a cross-fit; its manifest and its recipe have the same name, with endings."""
         return self.path / "models" / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.cohort.columns import describe_columns
+from sepclr_med.cohort.ledger import require_sealed_rows
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
 from sepclr_med.config import Config, dump_config, parse_config, read_yaml
 from sepclr_med.errors import RunError
@@ -41,21 +43,32 @@ def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     Raises
     ------
     RunError
-        When the folder holds something else, or a run with another configuration or manifest (the difference is
-        shown), and ``overwrite`` is off.
+        When the ledger of a sealed test set was changed; when the folder holds something else, or a run with another
+        configuration or manifest (the difference is shown), and ``overwrite`` is off.
+    ManifestError
+        When the test part is not the one that was sealed.
     """
     refuse_strangers(run)
+    sealed = require_sealed_rows(ledger, manifest) if (ledger := manifest.attrs.get("ledger")) else None
     if overwrite:
         _clear(run)
     if run.config.exists() and (run.checkpoint().is_file() or run.cross_fit.is_file()):
         _require_same(run, manifest, config)
+        _note_seal(run, ledger, sealed)
         return
     for split in ("train", "val", "test"):
         write_manifest(manifest[manifest["split"] == split], run.part(split))
     write_manifest(manifest, run.manifest)
     write_json(run.manifest.with_suffix(".json"), describe_columns(manifest))
+    _note_seal(run, ledger, sealed)
     # Last, because its presence says that the folder is complete.
     write_text(run.config, dump_config(config))
+
+
+def _note_seal(run: RunDir, ledger: str | None, sealed: str | None) -> None:
+    if ledger is not None:
+        where = Path(os.path.relpath(Path(ledger).resolve(), run.path.resolve())).as_posix()
+        write_json(run.seal, {"ledger": where, "test_sha256": sealed})
 
 
 def refuse_strangers(run: RunDir) -> None:

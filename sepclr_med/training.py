@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.methods import build_network, erases, find_method
 from sepclr_med.methods.shapes import count_salient
 from sepclr_med.networks import channels_last, checkpoint_activations
+from sepclr_med.occupancy import working_in
 from sepclr_med.preemption import StopRequest, listening
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
@@ -83,14 +85,16 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
     VolumeError
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     RunError
-        When the folder belongs to another run, the disk is full, or the loss stops being finite.
+        When the folder belongs to another run or another process works in it, the disk is full, or the loss stops
+        being finite.
     PreemptedError
         After SIGTERM or SIGUSR1, with everything saved.
     """
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)
     fabric = start_processes(config.training)
-    with listening(fabric) as stop:
+    with listening(fabric) as stop, ExitStack() as held:
+        on_first_process(fabric, lambda: held.enter_context(working_in(run.path)))
         cohort = on_first_process(fabric, lambda: _prepare(run, manifest, config, overwrite, fabric.world_size))
         if cohort is None:
             return run.path

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sepclr_med import load_config, read_manifest, simulate
+from sepclr_med import load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.alignment import align, align_tables
 from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
@@ -145,6 +147,41 @@ def test_only_rows_that_both_models_were_trained_on_lay_spaces_over_one_another(
     np.testing.assert_allclose(found(ours.to_numpy()[:20]), reference.to_numpy()[:20], atol=1e-9)
 
 
+# Faults.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_or_killed_the_same_command_ends_with_the_same_embeddings(cohort, tmp_path, signal_number):
+    config = load_config(overrides=[*SMALL, "training.epochs=20", "training.threads=1"])
+    table = write_manifest(cohort, tmp_path / "manifest.tsv")
+    sets = [word for setting in [*SMALL, "training.epochs=20", "training.threads=1"] for word in ("--set", setting)]
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run), "--folds", "3", "--seeds", "1"]
+    process = subprocess.Popen([*command, "--jobs", "2", *sets], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    state = run / "models" / "fold-0_seed-0" / "checkpoints" / "last.json"
+    while process.poll() is None and not state.is_file():
+        time.sleep(0.05)
+    with pytest.raises(RunError, match=rf"process {process.pid} on .* is working there"):
+        cross_fit(cohort, config, run, 3, 1)
+    process.send_signal(signal_number)
+    _, said = process.communicate(timeout=100)
+    if signal_number == signal.SIGTERM:
+        assert process.returncode == 75, said
+    assert b"Traceback" not in said
+    assert 0 < json.loads(state.read_text())["epoch"] < 20
+    # Models whose parent was killed go on alone; told to stop they have stopped.
+    while signal_number == signal.SIGKILL and list(run.glob("models/*/.working.json")):
+        time.sleep(0.5)
+    assert not list(run.glob("models/*/.working.json"))
+    whole = tmp_path / "whole"
+    for folder in (run, whole):
+        cross_fit(read_manifest(table), config, folder, 3, 1, jobs=2)
+        embed_cross_fitted(folder)
+    ours, theirs = (read_embeddings(folder / "embeddings")["salient"] for folder in (run, whole))
+    np.testing.assert_allclose(ours[factor_columns(ours)], theirs[factor_columns(ours)], atol=1e-5)
+
+
 # The whole.
 
 
@@ -199,9 +236,9 @@ def test_the_same_call_trains_nothing_again_and_repeats_only_what_is_missing(coh
     cross_fit(cohort, config, copy, 3, 2, jobs=2, say=said.append)
     assert said == ["fold-1_seed-1: done"]
     assert load_checkpoint(RunDir(gone).checkpoint())[1]["model_id"] == before
-    for name, time in whole.items():
+    for name, stamp in whole.items():
         if name != gone.name:
-            assert RunDir(copy / "models" / name).checkpoint().stat().st_mtime_ns == time
+            assert RunDir(copy / "models" / name).checkpoint().stat().st_mtime_ns == stamp
 
 
 def test_other_settings_are_refused_and_more_seeds_are_added(cohort, run, tmp_path):
@@ -258,8 +295,6 @@ def test_new_images_get_the_mean_of_all_models(cohort, run, tmp_path):
 def test_from_the_command_line(cohort, run, tmp_path):
     def call(*words):
         return subprocess.run([sys.executable, "-m", "sepclr_med", *words], capture_output=True, text=True)
-
-    from sepclr_med import write_manifest
 
     table = write_manifest(cohort, tmp_path / "manifest.tsv")
     sets = [word for setting in SMALL for word in ("--set", setting)]

@@ -295,7 +295,7 @@ def test_a_truncated_checkpoint_is_named(trained, tmp_path):
         load_checkpoint(cut)
 
 
-def kill_during_training(cohort, run, after_epochs, delay=0.0):
+def kill_during_training(cohort, run, after_epochs, delay=0.0, meanwhile=lambda process: None):
     """Start the command line, kill -9 it once the given number of epochs is saved and some seconds later."""
     command = [sys.executable, "-m", "sepclr_med", "fit", str(cohort), str(run)]
     settings = [word for setting in [*SETTINGS, "training.epochs=40"] for word in ("--set", setting)]
@@ -305,6 +305,7 @@ def kill_during_training(cohort, run, after_epochs, delay=0.0):
         if after_epochs == 0 or (state.is_file() and json.loads(state.read_text())["epoch"] >= after_epochs):
             break
         time.sleep(0.01)
+    meanwhile(process)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -330,7 +331,12 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_embeddings(coh
 def test_killed_once_the_same_command_ends_with_the_same_embeddings(cohort, tmp_path):
     config = load_config(overrides=[*SETTINGS, "training.epochs=40"])
     manifest = read_manifest(cohort)
-    kill_during_training(cohort, tmp_path / "killed", after_epochs=3, delay=0.05)
+
+    def another(process):
+        with pytest.raises(RunError, match=rf"process {process.pid} on .* is working there"):
+            fit(manifest, config, tmp_path / "killed")
+
+    kill_during_training(cohort, tmp_path / "killed", after_epochs=3, delay=0.05, meanwhile=another)
     stopped_at = load_checkpoint(RunDir(tmp_path / "killed").checkpoint())[1]["epoch"]
     assert 3 <= stopped_at < 40
     for name in ("killed", "whole"):

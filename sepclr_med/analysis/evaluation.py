@@ -14,6 +14,7 @@ from sepclr_med.analysis.figures import draw_separation
 from sepclr_med.analysis.separation import evaluate
 from sepclr_med.cohort.embeddings import read_any_embeddings, read_embeddings
 from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.opening import guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.runs import read_config
@@ -26,6 +27,7 @@ def evaluate_run(
     variables: Sequence[str] | None = None,
     n_bootstrap: int | None = None,
     n_permutations: int = N_PERMUTATIONS,
+    open_test: str | None = None,
 ) -> pd.DataFrame:
     """Write the separation card of a run: ``analysis/separation.tsv``, ``card.json`` and ``separation.png``.
 
@@ -39,6 +41,8 @@ def evaluate_run(
         Resamples of participants behind each interval; none means ``evaluation.n_bootstrap``.
     n_permutations : int, default=1000
         Permutations behind each p-value of the card.
+    open_test : str or None, default=None
+        Why a sealed test set is opened; without, it takes no part.
 
     Returns
     -------
@@ -57,7 +61,7 @@ def evaluate_run(
     run = RunDir(run_dir)
     config = read_config(run)
     settings, cohort = config.evaluation, config.cohort
-    embeddings, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
+    embeddings, notes = guard_test(read_embeddings(run.embeddings), run, "evaluate", open_test)
     groups = {"target": cohort.target, "background": cohort.background}
     draws = {
         "n_bootstrap": settings.n_bootstrap if n_bootstrap is None else n_bootstrap,
@@ -65,7 +69,8 @@ def evaluate_run(
         "seed": settings.seed,
     }
     chosen = list(variables) if variables else settings.variables
-    table = _evaluate(embeddings, manifest, chosen, run.separation, groups, draws, settings.measures)
+    manifest = read_manifest(run.manifest)
+    table = _evaluate(embeddings, manifest, chosen, run.separation, groups, draws, settings.measures, notes)
     record_step(run.provenance, "evaluate", started, {**draws, "notes": table.attrs["card"]["notes"]})
     return table
 
@@ -121,9 +126,11 @@ def _evaluate(
     groups: Mapping[str, Any],
     draws: Mapping[str, int],
     measures: Mapping[str, str],
+    notes: Sequence[str] = (),
 ) -> pd.DataFrame:
     table = evaluate(embeddings, manifest, variables, measures=measures, **groups, **draws)
     card = separation_card(embeddings, manifest, table, **groups, **draws)
+    card["notes"] = [*(f"{note}." for note in notes), *card["notes"]]
     write_table(file, table)
     write_json(file.with_name("card.json"), card)
     draw_separation(table, file.with_suffix(".png"))

@@ -20,7 +20,10 @@ from sepclr_med.cohort.embeddings import (
     read_replicates,
     write_embeddings,
 )
+from sepclr_med.cohort.ledger import read_hypotheses
 from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.errors import ConfigError, Problem
+from sepclr_med.opening import guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.runs import read_config
@@ -28,7 +31,9 @@ from sepclr_med.runs import read_config
 TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stability", "reading_stability")
 
 
-def link_run(run_dir: str | Path, **choices: Any) -> Linkage:
+def link_run(
+    run_dir: str | Path, hypotheses: str | Path | None = None, open_test: str | None = None, **choices: Any
+) -> Linkage:
     """Link the salient factors of a run and write ``RUN_DIR/analysis``.
 
     ``links.tsv``, ``sites.tsv``, ``prediction.tsv``, ``similarity.tsv``, ``subtypes*.tsv``, ``subtypes.json`` and
@@ -38,6 +43,10 @@ def link_run(run_dir: str | Path, **choices: Any) -> Linkage:
     ----------
     run_dir : path
         Folder with embeddings.
+    hypotheses : path or None, default=None
+        YAML file with choices, in place of those given.
+    open_test : str or None, default=None
+        Why a sealed test set is opened; without, it takes no part.
     **choices
         Of :func:`sepclr_med.analysis.linkage.link`; what is not given comes from ``evaluation`` of the run.
 
@@ -55,7 +64,9 @@ def link_run(run_dir: str | Path, **choices: Any) -> Linkage:
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)
     config = read_config(run)
-    embeddings, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
+    asked = _settle_hypotheses(hypotheses, choices)
+    embeddings, said = guard_test(read_embeddings(run.embeddings), run, "link", open_test, asked)
+    manifest = read_manifest(run.manifest)
     settings = config.evaluation
     known = {
         "variables": settings.variables,
@@ -73,8 +84,9 @@ def link_run(run_dir: str | Path, **choices: Any) -> Linkage:
         "replicates": read_replicates(run.embeddings),
         "smallest_icc": settings.smallest_icc,
     }
-    choices = known | {name: value for name, value in choices.items() if value is not None}
+    choices = known | {name: value for name, value in choices.items() if value is not None} | asked
     found, subtypes = _link(embeddings, manifest, choices)
+    found.notes[:0] = [f"{note}." for note in said]
     if found.canonical is not None:
         table, facts = found.canonical
         write_embeddings({"canonical": table}, run.embeddings, facts)
@@ -173,6 +185,16 @@ def strongest_factors(run: RunDir, n: int) -> list[str]:
     # The strongest of each variable before the second of any.
     ordered = pd.concat([ordered.drop_duplicates("variable"), ordered])
     return list(dict.fromkeys(ordered["factor"]))[:n]
+
+
+def _settle_hypotheses(path: str | Path | None, choices: Mapping[str, Any]) -> dict[str, Any]:
+    asked = read_hypotheses(path) if path is not None else {}
+    if both := sorted(name for name in asked if choices.get(name) is not None):
+        fix = "change the file, or leave the options out: what was frozen is what is tested"
+        raise ConfigError(
+            "link: hypotheses and options contradict each other", [Problem("given twice", got=", ".join(both), fix=fix)]
+        )
+    return asked
 
 
 def _link(

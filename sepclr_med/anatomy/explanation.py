@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sepclr_med.anatomy.sample import choose_covariates, choose_sample
 from sepclr_med.anatomy.tables import read_atlas
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import UserError
+from sepclr_med.opening import guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import read_config
@@ -49,6 +51,7 @@ def explain(
     seed: int = 0,
     n_jobs: int = -1,
     cache_dir: str | Path | None = None,
+    open_test: str | None = None,
 ) -> pd.DataFrame:
     """Map factors of a run onto the brain and write ``RUN_DIR/maps``.
 
@@ -89,6 +92,8 @@ def explain(
         Processes for the permutations; -1 means one per core. It does not change the result.
     cache_dir : path or None, default=None
         Folder of preprocessed volumes; none means the run's.
+    open_test : str or None, default=None
+        Why a sealed test set is opened; without, it takes no part.
 
     Returns
     -------
@@ -118,6 +123,8 @@ def explain(
     config = read_config(run)
     manifest = read_manifest(run.manifest)
     tables = read_tables(run.embeddings)
+    seen, sealed = guard_test(tables.tables, run, "explain", open_test)
+    tables = replace(tables, tables=seen)
     target = config.cohort.target
     names = [*(factors or []), *(variables or [])] or default_factors(manifest, tables, target)
     mapped = resolve_factors(names, manifest, tables)
@@ -131,7 +138,7 @@ def explain(
     attributions = map_sensitivity(run, config, tables, images, manifest, sample, mapped, sensitivity, n_images, seed)
     settings = MapSettings(adjusted, n_permutations, tfce, alpha, seed, n_jobs)
     mapper = Mapper(run.path / "maps", images, sample, settings, labelled, truth)
-    notes = [*sample.notes, *_remarks(images.template, n_permutations, sample.rows, mapped)]
+    notes = [*sealed, *sample.notes, *_remarks(images.template, n_permutations, sample.rows, mapped)]
     entries = [mapper.map(factor, attributions.get(factor.name)) for factor in mapped]
     if not any(entry["files"] for entry in entries):
         raise UserError("explain: no map could be made:\n" + "\n".join(f"  {n}" for e in entries for n in e["notes"]))

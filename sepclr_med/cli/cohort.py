@@ -1,8 +1,9 @@
-"""Verbs before any model: simulate, manifest, check, split."""
+"""Verbs before any model: simulate, manifest, check, split, seal."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,10 +25,15 @@ from sepclr_med.cli.options import (
     listed,
     pairs,
 )
+from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.printing import print_problems, print_rich, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Hypotheses = Annotated[
+    Path | None, typer.Option(help="YAML of what link will test (variables, covariates, ...), frozen with the seal.")
+]
 
 
 @app.command(rich_help_panel="Cohort")
@@ -153,6 +159,10 @@ def split(
     folds: Annotated[int | None, typer.Option(help="Also write cross-validation folds.")] = None,
     missing_codes: MissingCodes = None,
     bids_root: BidsRoot = None,
+    seal_test: Annotated[
+        bool, typer.Option("--seal", help="Seal the test part: from now on, opening it is written down.")
+    ] = False,
+    hypotheses: Hypotheses = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -163,8 +173,14 @@ def split(
     Example: sepclr-med split manifest.tsv -o manifest_split.tsv --test-size 0.25 --stratify diagnosis,site,sex,age
     """
     from sepclr_med import assign_splits, read_manifest, write_manifest
+    from sepclr_med.cohort.ledger import require_unsealed
+    from sepclr_med.cohort.ledger import seal as seal_rows
     from sepclr_med.cohort.splits import split_balance
 
+    if hypotheses is not None and not seal_test:
+        raise ConfigError("split: hypotheses are frozen with a seal", [Problem("no --seal", fix="add --seal")])
+    written = output or manifest
+    require_unsealed(written)
     columns = listed(stratify)
     table = assign_splits(
         read_manifest(manifest, bids_root, listed(missing_codes)),
@@ -176,9 +192,28 @@ def split(
         seed,
         overwrite=overwrite,
     )
-    write_manifest(table, output or manifest, bids_root)
+    write_manifest(table, written, bids_root)
+    if seal_test:
+        ledger = seal_rows(read_manifest(written, bids_root), written, hypotheses)
+        print(f"test part sealed -> {ledger}", file=sys.stderr)
     print_problems(table.attrs.get("problems", []))
     print_table(split_balance(table, columns), as_json, "balance of the splits")
+
+
+@app.command(rich_help_panel="Cohort")
+def seal(
+    manifest: Manifest, hypotheses: Hypotheses = None, bids_root: BidsRoot = None, verbose: Verbose = False
+) -> None:
+    """Seal the test part of a split manifest: whoever opens it later must say why, and it is written down.
+
+    Again with --hypotheses: also write down what will be tested, before anything is opened.
+
+    Example: sepclr-med seal manifest_split.tsv --hypotheses hypotheses.yaml
+    """
+    from sepclr_med import read_manifest
+    from sepclr_med.cohort.ledger import seal as seal_rows
+
+    print(f"test part sealed -> {seal_rows(read_manifest(manifest, bids_root), manifest, hypotheses)}")
 
 
 def _groups(manifest: pd.DataFrame) -> str:

@@ -19,6 +19,9 @@ BidsRoot = Annotated[Path | None, typer.Option(help="Folder that image paths are
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="May be repeated.")]
 MissingCodes = Annotated[str | None, typer.Option(help="Numbers that mean missing, as in --missing-codes=-9,999.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where something is already there.")]
+OpenTest = Annotated[
+    str | None, typer.Option(metavar="REASON", help="Open a sealed test set; the reason goes into its ledger.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sepclr_med.cli.application import app
-from sepclr_med.cli.options import AsJson, RunFolder, Target, Verbose, grouped, listed, pairs
+from sepclr_med.cli.options import AsJson, OpenTest, RunFolder, Target, Verbose, grouped, listed, pairs
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.printing import print_json, print_rich, print_table
 
@@ -37,6 +37,7 @@ def evaluate(
     variables: Variables = None,
     bootstrap: Annotated[int | None, typer.Option(help="Resamples behind each interval.")] = None,
     permutations: Annotated[int | None, typer.Option(help="Permutations behind each p-value.")] = None,
+    open_test: OpenTest = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -50,10 +51,11 @@ def evaluate(
     files = _run_or_files("evaluate", run_dir, embeddings, manifest, output)
     choices = {"variables": listed(variables) or None, "n_bootstrap": bootstrap, "n_permutations": permutations}
     choices = {name: value for name, value in choices.items() if value is not None}
+    _refuse_for_files("evaluate", files, {"--open-test": open_test})
     if files:
         table = evaluate_files(*files, target=listed(target) or None, **choices)
     else:
-        table = evaluate_run(run_dir, **choices)
+        table = evaluate_run(run_dir, open_test=open_test, **choices)
     if as_json:
         print_json(table)
         return
@@ -94,6 +96,10 @@ def link(
     smallest_icc: Annotated[
         float | None, typer.Option(min=0, max=1, help="Of a cross-fit: least agreement on a factor; 0 tests all.")
     ] = None,
+    hypotheses: Annotated[
+        Path | None, typer.Option(help="YAML of what to test, in place of options; frozen with `seal`.")
+    ] = None,
+    open_test: OpenTest = None,
     seed: SeedOrNone = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -122,7 +128,8 @@ def link(
         "seed": seed,
         "target": listed(target) or None,
     }
-    found = link_files(*files, **choices) if files else link_run(run_dir, **choices)
+    _refuse_for_files("link", files, {"--open-test": open_test, "--hypotheses": hypotheses})
+    found = link_files(*files, **choices) if files else link_run(run_dir, hypotheses, open_test, **choices)
     print_json(found.links) if as_json else print_rich(format_links(found))
 
 
@@ -138,6 +145,7 @@ def explain(
     sensitivity: Annotated[str | None, typer.Option(help="ig,occlusion or none.")] = None,
     atlas: Annotated[Path | None, typer.Option(help="Label image in template space, for a table of regions.")] = None,
     atlas_labels: Annotated[Path | None, typer.Option(help="Table of that image's labels: index, name.")] = None,
+    open_test: OpenTest = None,
     seed: SeedOrNone = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -157,6 +165,7 @@ def explain(
         "sensitivity": _or_none(sensitivity),
         "atlas": atlas,
         "atlas_labels": atlas_labels,
+        "open_test": open_test,
         "seed": seed,
     }
     table = make(run_dir, tfce=tfce, **{name: value for name, value in choices.items() if value is not None})
@@ -193,6 +202,13 @@ def _run_or_files(
     got = " ".join([*([str(run_dir)] if run_dir else []), *(name for name in files if name not in absent)])
     fix = f"sepclr-med {verb} RUN_DIR, or sepclr-med {verb} --embeddings FILE --manifest FILE --output FILE"
     raise ConfigError(f"{verb}: what should be read?", [Problem("a run, or all three of the files", got=got, fix=fix)])
+
+
+def _refuse_for_files(verb: str, files: object, given: dict[str, Any]) -> None:
+    of_runs = [name for name, value in given.items() if value is not None]
+    if files and of_runs:
+        problem = Problem("options of a run folder", got=", ".join(of_runs), fix="leave them out, or name the run")
+        raise ConfigError(f"{verb}: these tables are of no run", [problem])
 
 
 def _or_none(text: str | None) -> list[str] | None:

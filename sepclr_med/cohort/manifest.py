@@ -45,7 +45,8 @@ def read_manifest(
         (years) and ``tiv`` (mL) float, ``sex`` F, M or O; ``image_path`` is absolute, whether the file exists or not.
         Any other column is float when all its values are numbers (never when they have leading zeros), else text.
         Warnings and remarks are in ``attrs["problems"]``, a list of :class:`sepclr_med.errors.Problem`;
-        ``attrs["dictionary"]`` has what the JSON file beside the table, its BIDS sidecar, says of the columns.
+        ``attrs["dictionary"]`` has what the JSON file beside the table, its BIDS sidecar, says of the columns;
+        ``attrs["ledger"]`` names the ledger beside it, where the test part is sealed.
 
     Raises
     ------
@@ -79,7 +80,20 @@ def read_manifest(
     manifest = manifest.reset_index(drop=True)
     dictionary = read_dictionary(path.with_suffix(".json"), problems)
     manifest.attrs = {"problems": problems, "dictionary": dictionary}
+    if (ledger := ledger_path(path)).is_file():
+        manifest.attrs["ledger"] = str(ledger)
     return manifest
+
+
+def ledger_path(path: str | Path) -> Path:
+    """Name the ledger of a manifest's sealed test set.
+
+    Examples
+    --------
+    >>> ledger_path("study/manifest.tsv").as_posix()
+    'study/manifest.ledger.jsonl'
+    """
+    return Path(path).with_suffix(".ledger.jsonl")
 
 
 def write_manifest(manifest: pd.DataFrame, path: str | Path, bids_root: str | Path | None = None) -> Path:

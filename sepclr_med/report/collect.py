@@ -81,6 +81,7 @@ OBJECTS = {
     "card": "analysis/card.json",
     "reference": "checkpoints/reference.json",
     "cross_fit": "crossfit.json",
+    "ledger": "analysis/ledger.json",
     "link": "analysis/link.json",
     "subtypes": "analysis/subtypes.json",
     "maps": "maps/maps.json",

@@ -20,6 +20,7 @@ from sepclr_med.report.not_run import describe_not_run
 from sepclr_med.report.participants import write_participants
 from sepclr_med.report.sections.card import describe_card
 from sepclr_med.report.sections.cohort import describe_cohort
+from sepclr_med.report.sections.ledger import describe_ledger
 from sepclr_med.report.sections.links import describe_links
 from sepclr_med.report.sections.maps import describe_maps
 from sepclr_med.report.sections.spaces import describe_spaces, gather
@@ -94,6 +95,7 @@ def describe_run(data: dict[str, Any]) -> dict[str, Any]:
         describe_card(data),
         describe_spaces(data, people),
         describe_stability(data),
+        describe_ledger(data),
         describe_links(data),
         describe_whole_space(data),
         describe_subtypes(data, people),

@@ -93,9 +93,7 @@ def _reading_figure(reading: pd.DataFrame | None) -> blocks.Block | None:
     caption = (
         "What each seed's salient space predicts of a variable in participants left out of the probe, best read first."
     )
-    return blocks.figure(
-        [drawn], f"{caption} A variable that is not read (R\u00b2 near 0) cannot agree.", layout="forests"
-    )
+    return blocks.figure([drawn], f"{caption} What is hardly read (R\u00b2 near 0) need not agree.", layout="forests")
 
 
 def _reading_table(reading: pd.DataFrame | None) -> blocks.Block | None:

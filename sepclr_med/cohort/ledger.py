@@ -1,0 +1,194 @@
+"""A sealed test set: what was sealed, what was asked of it beforehand, and every time it was opened.
+
+The ledger lies beside the manifest, ``STEM.ledger.jsonl``, one event a line. Every line holds the SHA-256 of the line
+before it, so that none can be changed or taken out without the next one saying so. It keeps honest people honest; who
+deletes the whole file leaves no trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+
+from sepclr_med.cohort.manifest import ledger_path, manifest_hash
+from sepclr_med.config import read_yaml
+from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did_you_mean
+from sepclr_med.rundir import write_text
+
+HYPOTHESES = ("variables", "covariates", "blocks", "families", "batteries", "factors", "measures")
+
+
+def seal(manifest: pd.DataFrame, path: str | Path, hypotheses: str | Path | None = None) -> Path:
+    """Write down what the test part of a manifest is, and what will be asked of it.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        With its ``split`` column.
+    path : path
+        Where it is written; the ledger lies beside it.
+    hypotheses : path or None, default=None
+        YAML file for ``link``, whose content is written down before anything is opened. It can also be added later.
+
+    Returns
+    -------
+    Path
+        The ledger.
+
+    Raises
+    ------
+    ManifestError
+        Without a test part, or when the one sealed before is another.
+    RunError
+        When it is sealed already and nothing is added.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> rows = pd.DataFrame({"participant_id": ["01", "02"], "split": ["train", "test"]})
+    >>> with TemporaryDirectory() as folder:
+    ...     ledger = seal(rows, Path(folder) / "study.tsv")
+    ...     ledger.name, [entry["event"] for entry in read_ledger(ledger)]
+    ('study.ledger.jsonl', ['sealed'])
+    """
+    asked = read_hypotheses(hypotheses) if hypotheses is not None else None
+    ledger = ledger_path(path)
+    if ledger.is_file():
+        require_sealed_rows(ledger, manifest)
+        if asked is None:
+            raise RunError(f"{ledger}: sealed already; nothing to do")
+    else:
+        n = int((_split(manifest) == "test").sum())
+        if not n:
+            fix = "divide it first: sepclr-med split MANIFEST --seal"
+            nothing = Problem("no row is test", column="split", fix=fix)
+            raise ManifestError(f"{path}: nothing to seal", [nothing])
+        append_event(ledger, "sealed", {"test_sha256": _test_hash(manifest), "n_images": n})
+    if asked is not None:
+        append_event(ledger, "hypotheses", {"sha256": hash_hypotheses(asked), "hypotheses": asked})
+    return ledger
+
+
+def require_unsealed(path: str | Path) -> None:
+    """Refuse to divide anew what is sealed.
+
+    Raises
+    ------
+    RunError
+        When a ledger lies beside the manifest.
+    """
+    if (ledger := ledger_path(path)).is_file():
+        raise RunError(f"{path}: its test part is sealed ({ledger.name}); a new division needs another name (-o)")
+
+
+def require_sealed_rows(ledger: str | Path, manifest: pd.DataFrame) -> str:
+    """Return the hash of the test part, when it is the one that was sealed.
+
+    Raises
+    ------
+    ManifestError
+        When it is another.
+    """
+    sealed, found = read_ledger(ledger)[0]["test_sha256"], _test_hash(manifest)
+    if sealed != found:
+        fix = "restore the rows and columns that were sealed; a new study needs a manifest of another name"
+        other = Problem("the test part is not the one that was sealed", file=str(ledger), got=found[:12],
+                        allowed=sealed[:12], fix=fix)  # fmt: skip
+        raise ManifestError("the test part was changed after it was sealed", [other])
+    return sealed
+
+
+def append_event(ledger: str | Path, event: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a line, and return it.
+
+    Raises
+    ------
+    RunError
+        When the ledger cannot be written, or has been tampered with.
+    """
+    ledger = Path(ledger)
+    try:
+        with FileLock(ledger.with_name(f".{ledger.name}.lock")):
+            before = ledger.read_text(encoding="utf-8") if ledger.is_file() else ""
+            lines = before.splitlines()
+            if lines:
+                read_ledger(ledger)
+            entry = {"event": event, "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **facts}
+            entry |= {"previous": _hash(lines[-1]) if lines else ""}
+            write_text(ledger, before + json.dumps(entry, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(f"{ledger}: cannot be written: {error.strerror or error}") from error
+    return entry
+
+
+def read_ledger(path: str | Path) -> list[dict[str, Any]]:
+    """Return every event, oldest first.
+
+    Raises
+    ------
+    RunError
+        When the file is absent, cannot be read, or a line does not follow from the one before it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RunError(f"{path}: the ledger of the sealed test set is gone; put it back where it was")
+    previous, entries = "", []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            chained = entry["previous"] == previous
+        except (ValueError, KeyError, TypeError):
+            chained = False
+        if not chained:
+            raise RunError(f"{path}, line {number}: was changed, or a line before it; restore the ledger from a copy")
+        previous = _hash(line)
+        entries.append(entry)
+    if not entries or entries[0]["event"] != "sealed":
+        raise RunError(f"{path}: does not begin with a seal; restore the ledger from a copy")
+    return entries
+
+
+def read_hypotheses(path: str | Path) -> dict[str, Any]:
+    """Read what ``link`` is to ask: names of its options, and their values.
+
+    Raises
+    ------
+    ConfigError
+        For anything but a mapping with these keys.
+    """
+    asked = read_yaml(path)
+    wrong = [
+        Problem("not an option of link that can be frozen", file=str(path), got=str(name),
+                allowed=", ".join(HYPOTHESES), fix=did_you_mean(str(name), HYPOTHESES))
+        for name in asked
+        if name not in HYPOTHESES
+    ]  # fmt: skip
+    if not asked.get("variables"):
+        wrong.append(Problem("no variables", file=str(path), fix="name what is to be tested: `variables: [MADRS]`"))
+    if wrong:
+        raise ConfigError(f"{path}: no hypotheses", wrong)
+    return asked
+
+
+def hash_hypotheses(asked: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what is asked, whatever the order of the keys."""
+    return _hash(json.dumps(asked, sort_keys=True, ensure_ascii=False))
+
+
+def _test_hash(manifest: pd.DataFrame) -> str:
+    return manifest_hash(manifest[_split(manifest) == "test"])
+
+
+def _split(manifest: pd.DataFrame) -> pd.Series:
+    return manifest["split"] if "split" in manifest else pd.Series(None, index=manifest.index, dtype=object)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,73 @@
+"""One training to a run folder: a second process that would write there is refused, with the name of the first."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sepclr_med.errors import RunError
+from sepclr_med.rundir import read_json, write_json
+
+LOCK, WHO = ".lock", ".working.json"
+
+
+@contextmanager
+def working_in(folder: str | Path) -> Iterator[None]:
+    """Be the only process that works in a run folder, which is made if need be.
+
+    The lock is the operating system's: it ends with the process, however that ends, and nothing has to be cleared
+    away. A folder that was made for it and in which nothing was written is gone afterwards.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    RunError
+        When another process works there, saying which; or the folder cannot be written.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder, working_in(folder):
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['.lock', '.working.json']
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file, not a folder; choose another run folder")
+    made = not folder.exists()
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder}: {_describe_worker(folder)} is working there; wait for it, or stop it") from None
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from error
+    who = {"process": os.getpid(), "machine": platform.node(), "since": datetime.now(timezone.utc).isoformat()}
+    try:
+        write_json(folder / WHO, who)
+        yield
+    finally:
+        (folder / WHO).unlink(missing_ok=True)
+        if made and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+        lock.release()
+
+
+def _describe_worker(folder: Path) -> str:
+    try:
+        who = read_json(folder / WHO)
+        return f"process {who['process']} on {who['machine']} (since {who['since'][:16].replace('T', ' ')} UTC)"
+    except (RunError, OSError, KeyError, TypeError):
+        return "another process"

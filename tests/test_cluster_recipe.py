@@ -1,0 +1,45 @@
+"""The Snakemake recipe of a cross-fit, on this machine: jobs, one that fails, and the same command again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sepclr_med import simulate
+
+RECIPE = Path(__file__).parents[1] / "pipelines" / "cluster" / "Snakefile"
+SETTINGS = (
+    "volumes.spacing=12 network.backbone=small training.epochs=1 training.batch_size=8 training.threads=1 "
+    "volumes.normative.folds=2 evaluation.n_permutations=99 evaluation.n_bootstrap=20"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("snakemake") is None, reason="snakemake is not installed: pip install '.[cluster]'")
+def test_a_failed_model_does_not_stop_the_others_and_the_same_command_goes_on(tmp_path):
+    simulate(tmp_path / "study", n_train=54, n_test=6, spacing=12.0, seed=2)
+    command = ["snakemake", "-s", str(RECIPE), "--cores", "2", "--keep-going", "--quiet", "--retries", "0", "--config"]
+    command += ["manifest=study/manifest.tsv", "run=run", "folds=3", "seeds=1", f"set={SETTINGS}"]
+    here = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def call():
+        return subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
+
+    # A file where one model's folder should be.
+    blocked = tmp_path / "run" / "models" / "fold-1_seed-0"
+    first = subprocess.run(
+        [*command[:-5], "--until", "plan", *command[-6:]], cwd=tmp_path, env=here, capture_output=True
+    )
+    assert first.returncode == 0, first.stderr
+    blocked.write_text("")
+    assert call().returncode != 0
+    done = tmp_path / "run.jobs"
+    assert sorted(path.name for path in done.iterdir()) == ["fold-0_seed-0.done", "fold-2_seed-0.done", "plan.done"]
+    blocked.unlink()
+    again = call()
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "analysis" / "stability.tsv").is_file()

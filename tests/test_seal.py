@@ -1,0 +1,149 @@
+"""A sealed test set: left out until a reason is given, every opening written down, and no line of that changed."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from sepclr_med import embed, fit, load_config, read_manifest, simulate, write_manifest
+from sepclr_med.analysis.evaluation import evaluate_run
+from sepclr_med.analysis.linking import link_run
+from sepclr_med.cohort.ledger import append_event, ledger_path, read_ledger, seal
+from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError
+from sepclr_med.report.render import report
+
+SMALL = ["volumes.spacing=12", "method.name=cpca", "method.common_dim=4", "method.salient_dim=4"]
+FROZEN = "variables: [severity]\ncovariates: [age, sex]\n"
+
+
+def call(*words):
+    return subprocess.run([sys.executable, "-m", "sepclr_med", *map(str, words)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sealed")
+    table = simulate(folder / "cohort", n_train=24, n_val=24, n_test=24, spacing=12.0, seed=1)
+    path = write_manifest(table, folder / "study.tsv")
+    (folder / "hypotheses.yaml").write_text(FROZEN)
+    seal(read_manifest(path), path, folder / "hypotheses.yaml")
+    embed(
+        fit(read_manifest(path), load_config(overrides=[*SMALL, "evaluation.voxel_pca_components=4"]), folder / "run")
+    )
+    return folder
+
+
+@pytest.fixture
+def study(origin, tmp_path):
+    shutil.copytree(origin, tmp_path / "study")
+    return tmp_path / "study"
+
+
+def test_without_a_reason_the_test_set_takes_no_part(study):
+    table = evaluate_run(study / "run", ["age"], n_bootstrap=0, n_permutations=0)
+    assert any("sealed and took no part" in note for note in table.attrs["card"]["notes"])
+    assert table.loc[table["space"] == "salient", "n"].max() == 24
+    assert any("scored on the val split" in note for note in table.attrs["card"]["notes"])
+    found = link_run(study / "run", variables=["severity"], n_permutations=99, parts=[])
+    assert "val split" in found.settings["over"]
+    assert found.notes[0].startswith("The test set is sealed")
+    assert [entry["event"] for entry in read_ledger(ledger_path(study / "study.tsv"))] == ["sealed", "hypotheses"]
+    assert "never opened" in report(study / "run").read_text()
+
+
+def test_with_a_reason_it_is_opened_and_every_opening_is_written_down(study):
+    found = link_run(study / "run", study / "hypotheses.yaml", "the analysis of the paper", n_permutations=99, parts=[])
+    assert "test split" in found.settings["over"]
+    assert found.settings["variables"] == ["severity"]
+    assert found.settings["covariates"] == ["age", "sex"]
+    assert "confirmatory" in found.notes[0]
+    later = link_run(study / "run", open_test="a reviewer's question", variables=["score"], n_permutations=99, parts=[])
+    assert "for the 2. time" in later.notes[0]
+    assert "exploratory" in later.notes[0]
+    entries = read_ledger(ledger_path(study / "study.tsv"))
+    assert [entry["event"] for entry in entries] == ["sealed", "hypotheses", "opened", "opened"]
+    assert [entry["reason"] for entry in entries[2:]] == ["the analysis of the paper", "a reviewer's question"]
+    assert entries[2]["hypotheses"] == entries[1]["sha256"] != entries[3]["hypotheses"]
+    page = report(study / "run").read_text()
+    assert "opened 2 times" in page
+    assert "a reviewer&#39;s question" in page
+
+
+def test_other_hypotheses_or_none_are_exploratory(study):
+    (study / "other.yaml").write_text("variables: [score]\n")
+    found = link_run(study / "run", study / "other.yaml", "why not", n_permutations=99, parts=[])
+    assert "exploratory" in found.notes[0]
+    # Frozen after the first opening is frozen too late.
+    seal(read_manifest(study / "study.tsv"), study / "study.tsv", study / "other.yaml")
+    again = link_run(study / "run", study / "other.yaml", "once more", n_permutations=99, parts=[])
+    assert "exploratory" in again.notes[0]
+    with pytest.raises(ConfigError, match="given twice"):
+        link_run(study / "run", study / "other.yaml", variables=["age"])
+    (study / "other.yaml").write_text("variable: [score]\n")
+    with pytest.raises(ConfigError, match=r"did you mean \"?variables"):
+        link_run(study / "run", study / "other.yaml")
+
+
+def test_a_ledger_that_was_changed_or_is_gone_opens_nothing(study):
+    ledger = ledger_path(study / "study.tsv")
+    append_event(ledger, "opened", {"verb": "link", "run": "run", "reason": "secret"})
+    append_event(ledger, "opened", {"verb": "link", "run": "run", "reason": "official"})
+    lines = ledger.read_text().splitlines()
+    ledger.write_text("\n".join([*lines[:2], lines[3]]) + "\n")
+    for reason in (None, "again"):
+        with pytest.raises(RunError, match="line 3: was changed"):
+            evaluate_run(study / "run", ["age"], open_test=reason)
+    ledger.write_text("\n".join(lines).replace("secret", "harmless") + "\n")
+    with pytest.raises(RunError, match="line 4: was changed"):
+        append_event(ledger, "opened", {})
+    ledger.unlink()
+    with pytest.raises(RunError, match="is gone"):
+        evaluate_run(study / "run", ["age"])
+
+
+def test_test_rows_that_were_changed_are_refused_before_training(study):
+    table = read_manifest(study / "study.tsv")
+    table.loc[table.index[table["split"] == "test"][0], "severity"] = 9.0
+    write_manifest(table, study / "study.tsv")
+    with pytest.raises(ManifestError, match="not the one that was sealed"):
+        fit(read_manifest(study / "study.tsv"), load_config(overrides=SMALL), study / "new")
+    assert not (study / "new").exists()
+
+
+def test_nothing_to_seal_nothing_sealed_and_no_reason(study, tmp_path):
+    rows = pd.DataFrame({"participant_id": ["01"], "split": ["train"]})
+    with pytest.raises(ManifestError, match="no row is test"):
+        seal(rows, tmp_path / "none.tsv")
+    with pytest.raises(RunError, match="sealed already"):
+        seal(read_manifest(study / "study.tsv"), study / "study.tsv")
+    with pytest.raises(UserError, match="say why"):
+        evaluate_run(study / "run", ["age"], open_test=" ")
+    (study / "run" / "data" / "seal.json").unlink()
+    with pytest.raises(UserError, match="no test set is sealed"):
+        evaluate_run(study / "run", ["age"], open_test="why")
+
+
+def test_from_the_command_line(study):
+    table = read_manifest(study / "study.tsv").drop(columns="split")
+    path = write_manifest(table, study / "plain.tsv")
+    made = call("split", path, "-o", study / "new.tsv", "--seal", "--hypotheses", study / "hypotheses.yaml")
+    assert made.returncode == 0, made.stderr
+    assert [json.loads(line)["event"] for line in (study / "new.ledger.jsonl").read_text().splitlines()] == [
+        "sealed",
+        "hypotheses",
+    ]
+    again = call("split", study / "new.tsv", "--overwrite")
+    assert again.returncode == 1
+    assert "is sealed" in again.stderr
+    assert call("seal", study / "new.tsv").returncode == 1
+    opened = call("evaluate", study / "run", "--variables", "age", "--bootstrap", 0, "--permutations", 0,
+                  "--open-test", "to see")  # fmt: skip
+    assert opened.returncode == 0, opened.stderr
+    assert read_ledger(ledger_path(study / "study.tsv"))[-1]["reason"] == "to see"
+    files = call("link", "--embeddings", study / "run" / "embeddings", "--manifest", study / "study.tsv",
+                 "-o", study / "links.tsv", "--open-test", "why")  # fmt: skip
+    assert files.returncode == 1
+    assert "options of a run folder" in files.stderr
