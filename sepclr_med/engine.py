@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -113,6 +114,9 @@ def _started_grid() -> tuple[int, int] | None:
     if TorchElasticEnvironment.detect():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
+    if "SLURM_JOB_ID" not in os.environ:
+        # Said to everyone on a login node; it is of use within a job only.
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
     if SLURMEnvironment.detect() and "SLURM_PROCID" in os.environ:
         nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
         return max(1, int(os.environ.get("SLURM_NTASKS", 1)) // nodes), nodes

@@ -74,6 +74,14 @@ def cohort_settings(manifest: Path | None, bids_root: Path | None) -> list[str]:
     return given + (["cohort.simulate=null", "cohort.bids=null"] if manifest is not None else [])
 
 
+def numbers(text: str, option: str) -> list[float]:
+    """Return comma-separated numbers; anything else is a :class:`ConfigError`."""
+    try:
+        return [float(part) for part in listed(text)]
+    except ValueError as error:
+        raise ConfigError(f"{option}: cannot be understood", [Problem(str(error), allowed="0.1,0.2")]) from None
+
+
 def whole_numbers(text: str, option: str) -> list[int]:
     """Return comma-separated whole numbers, none below zero; anything else is a :class:`ConfigError`."""
     parts = listed(text)

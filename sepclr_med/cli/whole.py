@@ -1,4 +1,4 @@
-"""Verbs around everything: run, compare and doctor."""
+"""Verbs around everything: run, compare, controls and doctor."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sepclr_med.cli.options import (
     cohort_settings,
     group_settings,
     listed,
+    numbers,
     whole_numbers,
 )
 from sepclr_med.printing import print_json, print_rich, print_table
@@ -110,6 +111,46 @@ def compare(
     for space in ("salient", "common"):
         print_rich(format_comparison(table, space))
     print(f"table and figure -> {output / 'comparison.tsv'}, {output / 'comparison.png'}", file=sys.stderr)
+
+
+@app.command(rich_help_panel="Results")
+def controls(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of the method that is tried.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder; RUN_DIR/controls is shown by that run's report.")
+    ],
+    kinds: Annotated[str, typer.Option(help="permuted, pseudo, planted; comma-separated.")] = "permuted,pseudo,planted",
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each kind, and of each strength.")] = 20,
+    strengths: Annotated[str, typer.Option(help="Fractions of grey matter lost, comma-separated.")] = "0.1,0.2,0.3,0.4",
+    manifest: Annotated[Path | None, typer.Option(help="Manifest to use instead of the recipe's cohort.")] = None,
+    background: Background = None,
+    target: Target = None,
+    bids_root: BidsRoot = None,
+    assign: Assignments = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep run folders and planted images.")] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Try the method where the answer is known: exchanged labels, pseudo-patients, planted atrophy.
+
+    Example: sepclr-med controls pipelines/vbm/recipe.yaml -o runs/vbm/controls --manifest manifest.tsv --target depr
+    """
+    import pandas as pd
+
+    from sepclr_med.controls import run_controls, summarise
+
+    settings = [*(assign or []), *cohort_settings(manifest, bids_root), *group_settings(background, target)]
+    table = run_controls(
+        recipe,
+        output,
+        listed(kinds),
+        runs,
+        numbers(strengths, "--strengths"),
+        settings,
+        keep,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print_table(pd.DataFrame(summarise(table)), as_json, "controls of the method")
 
 
 @app.command(rich_help_panel="Results")

@@ -82,6 +82,7 @@ OBJECTS = {
     "reference": "checkpoints/reference.json",
     "cross_fit": "crossfit.json",
     "ledger": "analysis/ledger.json",
+    "controls": "controls/controls.json",
     "link": "analysis/link.json",
     "subtypes": "analysis/subtypes.json",
     "maps": "maps/maps.json",
@@ -187,7 +188,18 @@ def dig(content: Any, *keys: str, default: Any = None) -> Any:
 
 
 def _reported(root: Path) -> list[Path]:
-    patterns = ("*.yaml", "*.json", "*.tsv", "*.png", "check/*", "data/*", "embeddings/*", "analysis/*", "maps/*")
+    patterns = (
+        "*.yaml",
+        "*.json",
+        "*.tsv",
+        "*.png",
+        "check/*",
+        "data/*",
+        "embeddings/*",
+        "analysis/*",
+        "maps/*",
+        "controls/*",
+    )
     found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
     return [path for path in found if not path.name.startswith(".")]
 

@@ -20,6 +20,7 @@ from sepclr_med.report.not_run import describe_not_run
 from sepclr_med.report.participants import write_participants
 from sepclr_med.report.sections.card import describe_card
 from sepclr_med.report.sections.cohort import describe_cohort
+from sepclr_med.report.sections.controls import describe_controls
 from sepclr_med.report.sections.ledger import describe_ledger
 from sepclr_med.report.sections.links import describe_links
 from sepclr_med.report.sections.maps import describe_maps
@@ -100,6 +101,7 @@ def describe_run(data: dict[str, Any]) -> dict[str, Any]:
         describe_whole_space(data),
         describe_subtypes(data, people),
         describe_maps(data),
+        describe_controls(data),
         describe_methods(data),
         describe_steps(data),
     ]
