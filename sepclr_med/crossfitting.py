@@ -299,6 +299,6 @@ def _require_names_of_their_own(folds: list[str]) -> None:
 def _require_unseen_sites_can_be_rendered(config: Config, n_folds: int | None) -> None:
     if n_folds is not None or not needs_reference(config) or "site" not in config.volumes.normative.covariates:
         return
-    fix = "--set 'volumes.normative.covariates=[age,sex]', or --set method.name=sepclr_paper"
+    fix = "--set 'volumes.normative.covariates=[age,sex,tiv]', or --set method.name=sepclr_paper"
     unknown = Problem("the normative reference cannot render images of a site whose controls it never saw", fix=fix)
     raise ConfigError("leave-site-out: a site left out could not be embedded", [unknown])

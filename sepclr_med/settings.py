@@ -84,9 +84,9 @@ class CohortConfig(Section):
 
 
 class NormativeConfig(Section):
-    """The normative reference: what an image of a control of this age, sex and site looks like."""
+    """The normative reference: what an image of a control of this age, sex, site and head size looks like."""
 
-    covariates: list[str] = ["age", "sex", "site"]
+    covariates: list[str] = ["age", "sex", "site", "tiv"]
     """Columns whose effect on controls is taken out of deviations, as far as the manifest has them. A new participant
     needs the same columns, and a site of its own controls."""
     pooled: list[str] = ["site"]

@@ -97,7 +97,7 @@ def test_sites_are_left_out_whole_and_families_across_sites_refused(cohort):
 
 
 def test_a_site_that_the_reference_could_not_render_is_refused_before_anything_is_written(cohort, tmp_path):
-    with pytest.raises(ConfigError, match=r"volumes.normative.covariates=\[age,sex\]"):
+    with pytest.raises(ConfigError, match=r"volumes.normative.covariates=\[age,sex,tiv\]"):
         plan_cross_fit(cohort, load_config(overrides=SMALL), tmp_path / "run", n_folds=None)
     assert not (tmp_path / "run").exists()
 
