@@ -529,7 +529,7 @@ def test_a_manifest_without_covariates_still_has_its_components_taken_out(world,
     bare = (table[["participant_id"]], volumes, is_background, folds)
     with caplog.at_level(logging.WARNING):
         run, config = fit_run(tmp_path / "run", bare)
-    assert "does without age, sex, site: no such column" in caplog.text
+    assert "does without age, sex, site, tiv: no such column" in caplog.text
     rendering = load_rendering(run, bare[0], config)
     assert rendering.design.shape == (len(table), 1)
     found = rendering(torch.from_numpy(volumes), np.arange(len(table))).flatten(1).numpy()[is_background]
