@@ -6,6 +6,9 @@ into half of the controls must be found, and from which strength on it is, says 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
@@ -21,16 +24,18 @@ from sepclr_med.analysis.associations.exchangeability import draw_permutations
 from sepclr_med.analysis.controls_figure import draw_controls
 from sepclr_med.analysis.separation import evaluate
 from sepclr_med.analysis.spaces import join_spaces
-from sepclr_med.cohort.manifest import assign_roles
+from sepclr_med.cohort.manifest import assign_roles, manifest_hash
 from sepclr_med.cohort.simulate import simulate
 from sepclr_med.cohort.splits import assign_splits
 from sepclr_med.config import Config, load_config
 from sepclr_med.embedding import embed
-from sepclr_med.errors import ConfigError, ManifestError, Problem, did_you_mean
+from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did_you_mean
 from sepclr_med.pipeline import read_cohort
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, write_json, write_table
+from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.training import fit
+
+logger = logging.getLogger(__name__)
 
 Kind: TypeAlias = Literal["permuted", "pseudo", "planted"]
 KINDS: tuple[Kind, ...] = ("permuted", "pseudo", "planted")
@@ -41,6 +46,7 @@ N_PERMUTATIONS = 199
 LEVEL = 0.05
 HELD_OUT = 0.33
 FEWEST = 24
+FEWEST_AT_SITE = 10
 
 
 def run_controls(
@@ -101,7 +107,12 @@ def run_controls(
     rows = cohort[roles.notna() & cohort["split"].ne("test")].reset_index(drop=True)
     is_control = rows["diagnosis"].isin(config.cohort.background)
     rows["diagnosis"] = np.where(is_control, "control", "patient")
+    # These rows are those that are not sealed.
+    rows.attrs.pop("ledger", None)
     _require_enough(rows)
+    rows = _leave_small_sites_out(rows)
+    _require_enough(rows)
+    _require_same_settings(folder, config, rows)
     planned = [(kind, 0.0, run) for kind in kinds if kind != "planted" for run in range(n_runs)]
     planned += [("planted", s, run) for s in strengths if "planted" in kinds for run in range(n_runs)]
     found = []
@@ -243,6 +254,31 @@ def _check(kinds: Sequence[str], strengths: Sequence[float], n_runs: int) -> Non
         wrong.append(Problem("runs", got=str(n_runs), allowed="1 or more"))
     if wrong or not kinds:
         raise ConfigError("controls: what should be run?", wrong or [Problem("no control", allowed=", ".join(KINDS))])
+
+
+def _leave_small_sites_out(rows: pd.DataFrame) -> pd.DataFrame:
+    if "site" not in rows:
+        return rows
+    controls = rows[rows["diagnosis"] == "control"].groupby("site")["participant_id"].nunique()
+    small = sorted(set(rows["site"].dropna()) - set(controls.index[controls >= FEWEST_AT_SITE]))
+    if small:
+        logger.warning(
+            "controls: %s left out, with fewer than %d controls each: half of two thirds of them would be too few to "
+            "say what is normal there", ", ".join(map(str, small)), FEWEST_AT_SITE,
+        )  # fmt: skip
+    return rows[~rows["site"].isin(small)].reset_index(drop=True)
+
+
+def _require_same_settings(folder: Path, config: Config, rows: pd.DataFrame) -> None:
+    """Refuse to mix what was done with other settings or people with what is to be done."""
+    kept = {name: getattr(config, name).model_dump(mode="json") for name in ("views", "method", "network", "training")}
+    kept["volumes"] = config.volumes.model_dump(mode="json", exclude={"cache_dir", "n_jobs", "resident_share"})
+    said = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    now = {"settings_sha256": said, "rows_sha256": manifest_hash(rows)}
+    file = folder / "plan.json"
+    if file.is_file() and read_json(file) != now:
+        raise RunError(f"{folder}: holds controls of other settings or participants; use another folder, or delete it")
+    write_json(file, now)
 
 
 def _require_enough(rows: pd.DataFrame) -> None:

@@ -34,7 +34,7 @@ from sepclr_med.methods import needs_reference
 from sepclr_med.occupancy import working_in
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_text
-from sepclr_med.runs import cache_folder, open_run, read_config
+from sepclr_med.runs import cache_folder, open_run, read_config, require_sealed
 from sepclr_med.training import is_finished
 from sepclr_med.volumes.cache import cache_volumes
 
@@ -103,6 +103,10 @@ def plan_cross_fit(
         When the folder holds something else.
     """
     _require_unseen_sites_can_be_rendered(config, n_folds)
+    require_sealed(manifest)
+    manifest = manifest.copy()
+    # The rows of a cross-fit are those that are not sealed.
+    manifest.attrs.pop("ledger", None)
     if n_folds is None:
         rows = assign_site_folds(manifest)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,24 +10,27 @@ import pandas as pd
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.cohort.ledger import append_event, hash_hypotheses, read_ledger
 from sepclr_med.errors import UserError
-from sepclr_med.rundir import RunDir, read_json, write_json
+from sepclr_med.rundir import RunDir, read_json
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
 
 
 def guard_test(
     tables: Mapping[str, pd.DataFrame],
+    manifest: pd.DataFrame,
     run: RunDir,
     verb: str,
     reason: str | None = None,
     hypotheses: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Return what may be seen of a run's embeddings: a sealed test set only with a reason, written down first.
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, list[str]]:
+    """Return what may be seen of a run: a sealed test set only with a reason, which is written down first.
 
     Parameters
     ----------
     tables : mapping of str to DataFrame
         Embeddings by space.
+    manifest : DataFrame
+        Of the run.
     run : RunDir
     verb : str
         What is about to be done.
@@ -39,8 +41,8 @@ def guard_test(
 
     Returns
     -------
-    dict of str to DataFrame
-        Without the rows of a sealed test set, unless it is opened.
+    dict of str to DataFrame, DataFrame
+        Embeddings and manifest, without the rows of a sealed test set unless it is opened.
     list of str
         What must be said of it.
 
@@ -51,27 +53,46 @@ def guard_test(
     RunError
         When the ledger is gone or was changed.
     """
-    # The embeddings of a cross-fit hold nobody of the test set, though all of them are held out.
-    if not run.seal.is_file() or run.cross_fit.is_file():
+    entries = sealed_entries(run)
+    if entries is None:
         if reason is not None:
             raise UserError(f"{verb}: --open-test, but no test set is sealed in {run.path} (sepclr-med seal MANIFEST)")
-        return dict(tables), []
-    ledger = run.path / read_json(run.seal)["ledger"]
+        return dict(tables), manifest, []
     if reason is not None:
-        return dict(tables), [_open(run, ledger, verb, reason, hypotheses)]
-    write_json(run.analysis("ledger.json"), {"entries": read_ledger(ledger)})
-    return {space: table[table["split"].ne("test")].reset_index(drop=True) for space, table in tables.items()}, [SEALED]
+        return dict(tables), manifest, [_open(run, verb, reason, hypotheses)]
+    return {space: _without_test(table) for space, table in tables.items()}, _without_test(manifest), [SEALED]
 
 
-def _open(run: RunDir, ledger: Path, verb: str, reason: str, hypotheses: Mapping[str, Any] | None) -> str:
+def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
+    """Return the ledger of a run's sealed test set; None where none is sealed.
+
+    Raises
+    ------
+    RunError
+        When the ledger is gone or was changed.
+    """
+    # The embeddings of a cross-fit hold nobody of the test set, though all of them are held out.
+    if not run.seal.is_file() or run.cross_fit.is_file():
+        return None
+    seal = read_json(run.seal)
+    if seal["test_sha256"] is None and not (run.path / seal["ledger"]).is_file():
+        return None
+    return read_ledger(run.path / seal["ledger"])
+
+
+def _without_test(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["split"].ne("test")].reset_index(drop=True)
+
+
+def _open(run: RunDir, verb: str, reason: str, hypotheses: Mapping[str, Any] | None) -> str:
     if not reason.strip():
         raise UserError("--open-test: say why the test set is opened")
+    ledger = run.path / read_json(run.seal)["ledger"]
     asked = hash_hypotheses(hypotheses) if hypotheses else None
     model = read_embeddings(run.embeddings)["salient"]["model_id"].iloc[0]
     facts = {"verb": verb, "run": run.path.resolve().name, "model_id": model, "reason": reason.strip()}
     append_event(ledger, "opened", {**facts, "hypotheses": asked})
     entries = read_ledger(ledger)
-    write_json(run.analysis("ledger.json"), {"entries": entries})
     events = [entry["event"] for entry in entries]
     first, n = events.index("opened"), events.count("opened")
     frozen = [entry["at"] for entry in entries[:first] if entry.get("sha256") == asked and asked]

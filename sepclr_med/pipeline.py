@@ -28,7 +28,7 @@ from sepclr_med.engine import process_grid
 from sepclr_med.errors import ConfigError, ManifestError, PreemptedError, Problem, RunError, TooFewError, UserError
 from sepclr_med.report.render import report
 from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table, write_text
-from sepclr_med.runs import read_config, refuse_strangers
+from sepclr_med.runs import note_seal, read_config, refuse_strangers, require_sealed
 from sepclr_med.settings import CohortConfig
 from sepclr_med.training import fit
 
@@ -186,6 +186,7 @@ def _several_processes(config: Config) -> bool:
 
 def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: bool) -> None:
     """Train in a program of its own: it starts its processes by starting itself again."""
+    require_sealed(manifest)
     table = write_manifest(manifest, run.path / "cohort" / "manifest_split.tsv")
     recipe = write_text(run.path / "cohort" / "training.yaml", dump_config(config))
     command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run.path), "--config", str(recipe)]
@@ -194,6 +195,8 @@ def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: b
         raise PreemptedError(f"{run.path}: training was told to stop; the same command goes on from there")
     if code:
         raise RunError(f"{run.path}: training in {config.training.devices} processes failed, as said above")
+    # The manifest it was given is a copy, without the ledger.
+    note_seal(run, manifest)
 
 
 def read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:

@@ -25,7 +25,7 @@ FREE_KEYS = (
 )
 BOUND_KEYS = ("cohort.background", "cohort.target", "evaluation.voxel_pca_components")
 # What an interrupted start may have left.
-MADE_BEFORE_CONFIG = {"cohort", "check", "cache", "data", "logs"}
+MADE_BEFORE_CONFIG = {"cohort", "check", "cache", "controls", "data", "logs"}
 
 
 def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: bool = False) -> None:
@@ -49,26 +49,39 @@ def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
         When the test part is not the one that was sealed.
     """
     refuse_strangers(run)
-    sealed = require_sealed_rows(ledger, manifest) if (ledger := manifest.attrs.get("ledger")) else None
+    require_sealed(manifest)
     if overwrite:
         _clear(run)
     if run.config.exists() and (run.checkpoint().is_file() or run.cross_fit.is_file()):
         _require_same(run, manifest, config)
-        _note_seal(run, ledger, sealed)
+        note_seal(run, manifest)
         return
     for split in ("train", "val", "test"):
         write_manifest(manifest[manifest["split"] == split], run.part(split))
     write_manifest(manifest, run.manifest)
     write_json(run.manifest.with_suffix(".json"), describe_columns(manifest))
-    _note_seal(run, ledger, sealed)
+    note_seal(run, manifest)
     # Last, because its presence says that the folder is complete.
     write_text(run.config, dump_config(config))
 
 
-def _note_seal(run: RunDir, ledger: str | None, sealed: str | None) -> None:
-    if ledger is not None:
+def require_sealed(manifest: pd.DataFrame) -> str | None:
+    """Return the hash of a sealed test part, None where none is sealed.
+
+    Raises
+    ------
+    ManifestError
+        When the test part is not the one that was sealed.
+    """
+    ledger = manifest.attrs.get("ledger")
+    return require_sealed_rows(ledger, manifest) if ledger and Path(ledger).is_file() else None
+
+
+def note_seal(run: RunDir, manifest: pd.DataFrame) -> None:
+    """Write down where the ledger of the manifest is, or will be if its test part is sealed later."""
+    if (ledger := manifest.attrs.get("ledger")) is not None:
         where = Path(os.path.relpath(Path(ledger).resolve(), run.path.resolve())).as_posix()
-        write_json(run.seal, {"ledger": where, "test_sha256": sealed})
+        write_json(run.seal, {"ledger": where, "test_sha256": require_sealed(manifest)})
 
 
 def refuse_strangers(run: RunDir) -> None:
@@ -147,7 +160,7 @@ def _same_values(before: pd.Series, now: pd.Series) -> bool:
 
 
 def _clear(run: RunDir) -> None:
-    for name in ("checkpoints", "data", "embeddings", "analysis", "maps", "models"):
+    for name in ("checkpoints", "data", "embeddings", "analysis", "maps", "models", "controls"):
         shutil.rmtree(run.path / name, ignore_errors=True)
     for path in (run.history, run.progress, run.provenance, run.config, run.report, run.cross_fit):
         path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import pytest
 
 from sepclr_med import simulate, write_manifest
 from sepclr_med.controls import make_cohort, run_controls, summarise
-from sepclr_med.errors import ConfigError, ManifestError
+from sepclr_med.errors import ConfigError, ManifestError, RunError
 from sepclr_med.report.sections.controls import describe_controls
 
 SMALL = [
@@ -80,6 +80,8 @@ def test_nothing_is_found_where_nothing_is_and_planted_atrophy_is(study):
     again = pd.read_csv(out / "runs" / "pseudo_1.tsv", sep="\t")
     assert again["accuracy"].iloc[0] == table[(table["kind"] == "pseudo") & (table["run"] == 1)]["accuracy"].iloc[0]
     assert len(said) == 3
+    with pytest.raises(RunError, match="other settings"):
+        run_controls(recipe, out, ["pseudo"], 3, [0.8], [*SMALL, "method.contrast=0.5"])
     assert (out / "controls.png").stat().st_size > 1000
 
 

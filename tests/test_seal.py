@@ -8,10 +8,11 @@ import sys
 import pandas as pd
 import pytest
 
-from sepclr_med import embed, fit, load_config, read_manifest, simulate, write_manifest
+from sepclr_med import embed, explain, fit, load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.evaluation import evaluate_run
 from sepclr_med.analysis.linking import link_run
 from sepclr_med.cohort.ledger import append_event, ledger_path, read_ledger, seal
+from sepclr_med.crossfitting import plan_cross_fit
 from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError
 from sepclr_med.report.render import report
 
@@ -72,6 +73,44 @@ def test_with_a_reason_it_is_opened_and_every_opening_is_written_down(study):
     assert "a reviewer&#39;s question" in page
 
 
+def test_explain_and_report_show_nothing_of_it_either(study):
+    link_run(study / "run", n_permutations=99, parts=[], factors=["canonical"])
+    explain(study / "run", variables=["severity"], n_permutations=99, sensitivity=())
+    assert json.loads((study / "run" / "maps" / "maps.json").read_text())["settings"]["split"] == "val"
+    report(study / "run")
+    shown = pd.read_csv(study / "run" / "analysis" / "participants.tsv", sep="\t")
+    assert set(shown["split"]) == {"train", "val"}
+    # Canonical factors are there for the day it is opened.
+    explain(study / "run", ["canonical_000"], n_permutations=99, sensitivity=(), open_test="to map it")
+    assert json.loads((study / "run" / "maps" / "maps.json").read_text())["settings"]["split"] == "test"
+    report(study / "run")
+    assert "test" in set(pd.read_csv(study / "run" / "analysis" / "participants.tsv", sep="\t")["split"])
+    assert read_ledger(ledger_path(study / "study.tsv"))[-1]["verb"] == "explain"
+
+
+def test_a_seal_after_training_holds_and_a_cross_fit_of_sealed_rows_is_planned(study):
+    table = read_manifest(study / "study.tsv")
+    path = write_manifest(table, study / "later.tsv")
+    embed(fit(read_manifest(path), load_config(overrides=SMALL), study / "second"))
+    assert evaluate_run(study / "second", ["age"], n_bootstrap=0, n_permutations=0)["n"].max() == 24
+    assert "test split" in link_run(study / "second", variables=["age"], n_permutations=99, parts=[]).settings["over"]
+    seal(read_manifest(path), path)
+    assert "val split" in link_run(study / "second", variables=["age"], n_permutations=99, parts=[]).settings["over"]
+    assert len(plan_cross_fit(read_manifest(path), load_config(overrides=SMALL), study / "cross", 3, 1)) == 3
+
+
+def test_a_mistake_costs_no_opening(study):
+    for choices in ({"variables": ["severty"]}, {"variables": ["severity"], "covariates": ["agee"]}):
+        with pytest.raises(ManifestError):
+            link_run(study / "run", open_test="why", **choices)
+    with pytest.raises(ManifestError):
+        evaluate_run(study / "run", ["severty"], open_test="why")
+    assert "opened" not in [entry["event"] for entry in read_ledger(ledger_path(study / "study.tsv"))]
+    (study / "text.yaml").write_text("variables: severity\n")
+    with pytest.raises(ConfigError, match="a list"):
+        seal(read_manifest(study / "study.tsv"), study / "study.tsv", study / "text.yaml")
+
+
 def test_other_hypotheses_or_none_are_exploratory(study):
     (study / "other.yaml").write_text("variables: [score]\n")
     found = link_run(study / "run", study / "other.yaml", "why not", n_permutations=99, parts=[])
@@ -80,8 +119,9 @@ def test_other_hypotheses_or_none_are_exploratory(study):
     seal(read_manifest(study / "study.tsv"), study / "study.tsv", study / "other.yaml")
     again = link_run(study / "run", study / "other.yaml", "once more", n_permutations=99, parts=[])
     assert "exploratory" in again.notes[0]
-    with pytest.raises(ConfigError, match="given twice"):
-        link_run(study / "run", study / "other.yaml", variables=["age"])
+    for choices in ({"variables": ["age"]}, {"covariates": []}, {"over": "train"}, {"robust": True}):
+        with pytest.raises(ConfigError, match="would change what was frozen"):
+            link_run(study / "run", study / "other.yaml", **choices)
     (study / "other.yaml").write_text("variable: [score]\n")
     with pytest.raises(ConfigError, match=r"did you mean \"?variables"):
         link_run(study / "run", study / "other.yaml")

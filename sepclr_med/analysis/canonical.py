@@ -257,6 +257,23 @@ def canonical_table(
     return table, facts
 
 
+def rotate_table(salient: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
+    """Give another salient table the canonical factors that were fitted before.
+
+    Parameters
+    ----------
+    salient : DataFrame
+        Ids and factors.
+    facts : mapping
+        The second of :func:`canonical_table`, or the sidecar it was written to.
+    """
+    from sepclr_med.cohort.embeddings import factor_columns
+
+    factors = CanonicalFactors.from_dict(facts).transform(salient[list(facts["SourceFactors"])].to_numpy())
+    ids = salient.drop(columns=factor_columns(salient)).reset_index(drop=True)
+    return pd.concat([ids, pd.DataFrame(factors, columns=facts["Factors"])], axis=1)
+
+
 def _rows_to_fit(rows: pd.DataFrame, target: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
     notes = []
     chosen = np.ones(len(rows), dtype=bool)

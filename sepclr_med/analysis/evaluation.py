@@ -12,6 +12,7 @@ import pandas as pd
 from sepclr_med.analysis.card import separation_card
 from sepclr_med.analysis.figures import draw_separation
 from sepclr_med.analysis.separation import evaluate
+from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import read_any_embeddings, read_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.opening import guard_test
@@ -61,7 +62,10 @@ def evaluate_run(
     run = RunDir(run_dir)
     config = read_config(run)
     settings, cohort = config.evaluation, config.cohort
-    embeddings, notes = guard_test(read_embeddings(run.embeddings), run, "evaluate", open_test)
+    embeddings, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
+    # Before anything is opened: a typo must not cost an opening.
+    require_columns(manifest, list(variables or []))
+    embeddings, manifest, notes = guard_test(embeddings, manifest, run, "evaluate", open_test)
     groups = {"target": cohort.target, "background": cohort.background}
     draws = {
         "n_bootstrap": settings.n_bootstrap if n_bootstrap is None else n_bootstrap,
@@ -69,7 +73,6 @@ def evaluate_run(
         "seed": settings.seed,
     }
     chosen = list(variables) if variables else settings.variables
-    manifest = read_manifest(run.manifest)
     table = _evaluate(embeddings, manifest, chosen, run.separation, groups, draws, settings.measures, notes)
     record_step(run.provenance, "evaluate", started, {**draws, "notes": table.attrs["card"]["notes"]})
     return table

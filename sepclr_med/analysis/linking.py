@@ -9,18 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from sepclr_med.analysis.canonical import CanonicalFactors
+from sepclr_med.analysis.canonical import rotate_table
 from sepclr_med.analysis.linkage import Linkage, link
 from sepclr_med.analysis.subtyping import SubtypeStudy, assign_subtypes, study_subtypes
+from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import (
     embedding_path,
-    factor_columns,
     read_any_embeddings,
     read_embeddings,
     read_replicates,
     write_embeddings,
 )
-from sepclr_med.cohort.ledger import read_hypotheses
+from sepclr_med.cohort.ledger import HYPOTHESES, read_hypotheses
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.opening import guard_test
@@ -65,8 +65,13 @@ def link_run(
     run = RunDir(run_dir)
     config = read_config(run)
     asked = _settle_hypotheses(hypotheses, choices)
-    embeddings, said = guard_test(read_embeddings(run.embeddings), run, "link", open_test, asked)
-    manifest = read_manifest(run.manifest)
+    everyone, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
+    batteries = asked.get("batteries") or choices.get("batteries") or config.evaluation.batteries
+    # Before anything is opened: a typo must not cost an opening.
+    for name in ("variables", "covariates", "blocks"):
+        wanted = asked.get(name) or choices.get(name) or []
+        require_columns(manifest, [column for column in wanted if column not in batteries])
+    embeddings, manifest, said = guard_test(everyone, manifest, run, "link", open_test, asked)
     settings = config.evaluation
     known = {
         "variables": settings.variables,
@@ -88,8 +93,9 @@ def link_run(
     found, subtypes = _link(embeddings, manifest, choices)
     found.notes[:0] = [f"{note}." for note in said]
     if found.canonical is not None:
-        table, facts = found.canonical
-        write_embeddings({"canonical": table}, run.embeddings, facts)
+        # Of everyone: the rotation, fitted on what may be seen, says nothing of whom it is applied to.
+        facts = found.canonical[1]
+        write_embeddings({"canonical": rotate_table(everyone["salient"], facts)}, run.embeddings, facts)
     _write(found, subtypes, run.analysis)
     record_step(run.provenance, "link", started, {"settings": found.settings, "notes": found.notes})
     return found
@@ -147,11 +153,7 @@ def derive_new(run_dir: str | Path, tables: Mapping[str, pd.DataFrame], output_d
     ):
         return written
     facts = read_json(own.with_suffix(".json"))
-    factors = pd.DataFrame(
-        CanonicalFactors.from_dict(facts).transform(salient[facts["SourceFactors"]].to_numpy()),
-        columns=facts["Factors"],
-    )
-    table = pd.concat([salient.drop(columns=factor_columns(salient)).reset_index(drop=True), factors], axis=1)
+    table = rotate_table(salient, facts)
     kept = ("Method", "Centre", "Loadings", "Variance", "VarianceExplained", "FittedRows", "Factors", "SourceFactors")
     written += write_embeddings({"canonical": table}, Path(output_dir), {name: facts[name] for name in kept})
     subtypes = run.analysis("subtypes.json")
@@ -189,11 +191,11 @@ def strongest_factors(run: RunDir, n: int) -> list[str]:
 
 def _settle_hypotheses(path: str | Path | None, choices: Mapping[str, Any]) -> dict[str, Any]:
     asked = read_hypotheses(path) if path is not None else {}
-    if both := sorted(name for name in asked if choices.get(name) is not None):
+    changing = (*HYPOTHESES, "over", "target", "robust", "smallest_icc", "canonical")
+    if asked and (both := sorted(name for name in changing if choices.get(name) is not None)):
         fix = "change the file, or leave the options out: what was frozen is what is tested"
-        raise ConfigError(
-            "link: hypotheses and options contradict each other", [Problem("given twice", got=", ".join(both), fix=fix)]
-        )
+        problem = Problem("an option that would change what was frozen", got=", ".join(both), fix=fix)
+        raise ConfigError("link: hypotheses and options contradict each other", [problem])
     return asked
 
 

@@ -16,11 +16,10 @@ import pandas as pd
 from scipy.linalg import subspace_angles
 
 from sepclr_med.analysis.agreement import debiased_cka, intraclass_correlation
-from sepclr_med.analysis.canonical import CanonicalFactors
+from sepclr_med.analysis.canonical import rotate_table
 from sepclr_med.analysis.participants import Participants, mean_factors
 from sepclr_med.analysis.probes import predict_many
 from sepclr_med.analysis.units import Units, cross_folds
-from sepclr_med.cohort.embeddings import factor_columns
 
 GOOD = 0.75
 LEADING_SHARE = 0.9
@@ -163,15 +162,10 @@ def rotate_replicates(replicates: Replicates, facts: Mapping[str, Any]) -> dict[
     facts : mapping
         The second of :func:`sepclr_med.analysis.canonical.canonical_table`.
     """
-    rotation = CanonicalFactors.from_dict(facts)
-
-    def rotated(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-        salient = tables["salient"]
-        factors = pd.DataFrame(rotation.transform(salient[facts["SourceFactors"]].to_numpy()), columns=facts["Factors"])
-        ids = salient.drop(columns=factor_columns(salient)).reset_index(drop=True)
-        return {**tables, "canonical": pd.concat([ids, factors], axis=1)}
-
-    return {kind: [rotated(tables) for tables in several] for kind, several in replicates.items()}
+    return {
+        kind: [{**tables, "canonical": rotate_table(tables["salient"], facts)} for tables in several]
+        for kind, several in replicates.items()
+    }
 
 
 def space_stability(replicates: Replicates, people: Participants, spaces: Sequence[str], seed: int = 0) -> pd.DataFrame:

@@ -123,7 +123,7 @@ def explain(
     config = read_config(run)
     manifest = read_manifest(run.manifest)
     tables = read_tables(run.embeddings)
-    seen, sealed = guard_test(tables.tables, run, "explain", open_test)
+    seen, manifest, sealed = guard_test(tables.tables, manifest, run, "explain", open_test)
     tables = replace(tables, tables=seen)
     target = config.cohort.target
     names = [*(factors or []), *(variables or [])] or default_factors(manifest, tables, target)

@@ -170,6 +170,11 @@ def read_hypotheses(path: str | Path) -> dict[str, Any]:
         for name in asked
         if name not in HYPOTHESES
     ]  # fmt: skip
+    for name, value in asked.items():
+        kind = dict if name in ("families", "batteries", "measures") else list
+        if name in HYPOTHESES and not isinstance(value, kind):
+            allowed = "a mapping" if kind is dict else "a list, such as [MADRS, BDI]"
+            wrong.append(Problem("of another kind", file=str(path), column=name, got=str(value), allowed=allowed))
     if not asked.get("variables"):
         wrong.append(Problem("no variables", file=str(path), fix="name what is to be tested: `variables: [MADRS]`"))
     if wrong:

@@ -46,7 +46,7 @@ def read_manifest(
         Any other column is float when all its values are numbers (never when they have leading zeros), else text.
         Warnings and remarks are in ``attrs["problems"]``, a list of :class:`sepclr_med.errors.Problem`;
         ``attrs["dictionary"]`` has what the JSON file beside the table, its BIDS sidecar, says of the columns;
-        ``attrs["ledger"]`` names the ledger beside it, where the test part is sealed.
+        ``attrs["ledger"]`` names the ledger beside it, which is there when the test part is sealed.
 
     Raises
     ------
@@ -80,8 +80,7 @@ def read_manifest(
     manifest = manifest.reset_index(drop=True)
     dictionary = read_dictionary(path.with_suffix(".json"), problems)
     manifest.attrs = {"problems": problems, "dictionary": dictionary}
-    if (ledger := ledger_path(path)).is_file():
-        manifest.attrs["ledger"] = str(ledger)
+    manifest.attrs["ledger"] = str(ledger_path(path))
     return manifest
 
 

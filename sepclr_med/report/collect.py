@@ -11,6 +11,8 @@ import pandas as pd
 
 from sepclr_med.config import read_yaml
 from sepclr_med.errors import RunError, UserError
+from sepclr_med.opening import sealed_entries
+from sepclr_med.report.wording import without_paths
 from sepclr_med.rundir import RunDir
 
 IDS = ("participant_id", "session_id", "run", "family_id", "fold", "split", "model_id")
@@ -81,7 +83,6 @@ OBJECTS = {
     "card": "analysis/card.json",
     "reference": "checkpoints/reference.json",
     "cross_fit": "crossfit.json",
-    "ledger": "analysis/ledger.json",
     "controls": "controls/controls.json",
     "link": "analysis/link.json",
     "subtypes": "analysis/subtypes.json",
@@ -132,6 +133,16 @@ def collect_run(run_dir: str | Path) -> dict[str, Any]:
     objects = {name: reader.object(path) for name, path in OBJECTS.items()}
     spaces = {space: reader.frame(f"embeddings/desc-{label}_embedding.tsv") for space, label in SPACES.items()}
     sidecars = {space: reader.object(f"embeddings/desc-{label}_embedding.json") for space, label in SPACES.items()}
+    entries = _read_ledger(run, faults)
+    if entries:
+        objects["ledger"] = {"entries": entries}
+    manifest, assignments = reader.frame("data/manifest.tsv"), reader.frame("analysis/subtypes.tsv")
+    if entries and not any(
+        entry["event"] == "opened" and entry.get("run") == run.path.resolve().name for entry in entries
+    ):
+        # This run never opened the sealed test set: nothing of it is shown.
+        spaces = {space: _without_test(table) for space, table in spaces.items()}
+        manifest, assignments = _without_test(manifest), _without_test(assignments)
     return {
         "path": run.path,
         "name": run.path.resolve().name,
@@ -139,8 +150,8 @@ def collect_run(run_dir: str | Path) -> dict[str, Any]:
         "steps": records(reader.object("provenance.json"), "steps"),
         "objects": {name: content for name, content in objects.items() if content},
         "tables": {name: table for name, table in tables.items() if table is not None},
-        "manifest": reader.frame("data/manifest.tsv"),
-        "assignments": reader.frame("analysis/subtypes.tsv"),
+        "manifest": manifest,
+        "assignments": assignments,
         "embeddings": {s: t for s, t in spaces.items() if t is not None and "participant_id" in t},
         "sidecars": sidecars,
         "files": files,
@@ -185,6 +196,19 @@ def dig(content: Any, *keys: str, default: Any = None) -> Any:
     for key in keys:
         content = content.get(key) if isinstance(content, Mapping) else None
     return default if content is None else content
+
+
+def _read_ledger(run: RunDir, faults: list[str]) -> list[dict[str, Any]]:
+    try:
+        return sealed_entries(run) or []
+    except (UserError, OSError, KeyError, TypeError) as error:
+        faults.append(f"data/seal.json: {without_paths(error)}")
+        # What is sealed stays unseen though its ledger cannot be read.
+        return [{"event": "sealed"}]
+
+
+def _without_test(table: pd.DataFrame | None) -> pd.DataFrame | None:
+    return table if table is None or "split" not in table else table[table["split"] != "test"].reset_index(drop=True)
 
 
 def _reported(root: Path) -> list[Path]:

@@ -68,6 +68,8 @@ def describe_links(links: pd.DataFrame, settings: Mapping[str, Any]) -> list[dic
 
 def _say_factors(variable: str, rows: pd.DataFrame, within: str) -> tuple[str, str]:
     tested = rows[rows["p_value"].notna()]
+    if rows.empty:
+        return "info", f"{variable}: no factor was stable, and none was tested alone."
     if tested.empty:
         return "info", _say_untested(variable, rows)
     best = strongest(tested)

@@ -43,7 +43,7 @@ def describe_ledger(data: Mapping[str, Any]) -> blocks.Block | None:
     caption = "The ledger, oldest first. Hash: of the sealed rows, or of the hypotheses that were frozen or asked."
     parts = [
         blocks.verdicts(said),
-        blocks.table(make_table("ledger", caption, columns, entries, "analysis/ledger.json", sortable=False)),
+        blocks.table(make_table("ledger", caption, columns, entries, "", sortable=False)),
     ]
     return blocks.section("ledger", "Sealed test set", parts, said)
 
