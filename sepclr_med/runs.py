@@ -15,7 +15,7 @@ from sepclr_med.cohort.ledger import require_sealed_rows
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
 from sepclr_med.config import Config, dump_config, parse_config, read_yaml
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import RunDir, write_json, write_text
+from sepclr_med.rundir import RunDir, read_json, write_json, write_text
 
 # They change where and how fast the work is done, or steps after training, never the weights.
 FREE_KEYS = (
@@ -81,7 +81,9 @@ def note_seal(run: RunDir, manifest: pd.DataFrame) -> None:
     """Write down where the ledger of the manifest is, or will be if its test part is sealed later."""
     if (ledger := manifest.attrs.get("ledger")) is not None:
         where = Path(os.path.relpath(Path(ledger).resolve(), run.path.resolve())).as_posix()
-        write_json(run.seal, {"ledger": where, "test_sha256": require_sealed(manifest)})
+        said = {"ledger": where, "test_sha256": require_sealed(manifest)}
+        if not run.seal.is_file() or read_json(run.seal) != said:
+            write_json(run.seal, said)
 
 
 def refuse_strangers(run: RunDir) -> None:

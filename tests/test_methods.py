@@ -94,8 +94,8 @@ def test_a_method_fits_and_embeds_the_spaces_it_says_and_again_the_same(name, ru
     assert set(tables) == {*find_method(config).SPACES, "voxel_pca"}
     for space, table in tables.items():
         values = numbers(table)
-        # Of covariates there are as many as columns: age, its square, sex and two sites.
-        assert values.shape == (len(cohort), 5 if (name, space) == ("covariates", "salient") else FACTORS[space])
+        # Of covariates there are as many as columns: age and head size, their squares, sex and two sites.
+        assert values.shape == (len(cohort), 7 if (name, space) == ("covariates", "salient") else FACTORS[space])
         assert np.isfinite(values).all()
         assert (values.std(axis=0) > 0).all()
         assert list(table["participant_id"]) == list(cohort["participant_id"])
@@ -170,9 +170,9 @@ def test_covariates_are_coded_over_training_rows_and_shown_no_image(run_of, coho
     age = cohort["age"][cohort["split"] == "train"]
     expected = (cohort["age"] - age.mean()) / age.std(ddof=0)
     np.testing.assert_allclose(table["salient_000"], expected, atol=1e-4)
-    np.testing.assert_allclose(table["salient_001"], expected**2, atol=1e-4)
-    assert set(table["salient_002"]) == {0, 1}
-    assert (table["salient_002"] == (cohort["sex"] == "M")).all()
+    np.testing.assert_allclose(table["salient_002"], expected**2, atol=1e-4)
+    assert set(table["salient_004"]) == {0, 1}
+    assert (table["salient_004"] == (cohort["sex"] == "M")).all()
 
 
 # Training with a critic.

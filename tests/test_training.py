@@ -61,12 +61,19 @@ def embeddings_of(run):
 CHECKPOINTS = ("last", "best", "voxel_pca", "reference", "erasure_last", "erasure_best")
 
 
+def visible_files(folder):
+    """Return every file but locks, which are hidden."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in found if path.name.startswith(".")} <= {".lock", ".provenance.json.lock"}
+    return [path for path in found if not path.name.startswith(".")]
+
+
 def test_a_run_folder_holds_what_it_should_and_no_leftovers(trained):
-    names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+    names = {path.relative_to(trained).as_posix() for path in visible_files(trained)}
     expected = {
         *("config.yaml", "provenance.json", "history.tsv", "progress.png"),
         *(f"data/{name}.tsv" for name in ("manifest", "train", "val", "test")),
-        "data/manifest.json",
+        *("data/manifest.json", "data/seal.json"),
         *(f"checkpoints/{name}.{kind}" for name in CHECKPOINTS for kind in ("safetensors", "json")),
         "embeddings/dataset_description.json",
         *(
@@ -155,9 +162,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, c
 
 
 def test_a_finished_run_is_left_as_it_is(trained, cohort, config):
-    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in visible_files(trained)}
     fit(read_manifest(cohort), config, trained)
-    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    assert before == {path: path.stat().st_mtime_ns for path in visible_files(trained)}
 
 
 def test_the_test_rows_have_no_part_in_training(trained, cohort, config, tmp_path):
