@@ -352,7 +352,7 @@ def test_every_part_of_two_rows_or_more_has_both_groups(n, n_processes, micro_ba
 
 def test_preempted_with_two_processes_it_ends_for_requeueing_and_resumes_with_one(alone, cohort, tmp_path):
     run = tmp_path / "run"
-    settings = [*SETTINGS, "training.epochs=60"]
+    settings = [*LARGER, "training.epochs=60"]
     process = subprocess.Popen(
         command_line("fit", cohort, run, settings=[*settings, "training.devices=2"]),
         stdout=subprocess.PIPE,
@@ -376,9 +376,8 @@ def test_preempted_with_two_processes_it_ends_for_requeueing_and_resumes_with_on
     first, second = (pd.read_csv(r / "history.tsv", sep="\t", na_values="n/a") for r in (tmp_path / "whole", run))
     assert list(second["epoch"]) == list(range(1, 61))
     # Rounding differs between one process and two, and training makes much of little: later epochs drift apart.
-    # What they share exactly is tested in float64 above; here that nothing was lost or done twice at the stop.
-    early = slice(0, 6)
-    np.testing.assert_allclose(second["train_total"][early], first["train_total"][early], rtol=1e-3, atol=1e-2)
+    early = slice(0, 10)
+    np.testing.assert_allclose(second["train_total"][early], first["train_total"][early], rtol=1e-3)
 
 
 def test_run_trains_in_several_processes(tmp_path):
