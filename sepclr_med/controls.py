@@ -33,6 +33,7 @@ from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did
 from sepclr_med.pipeline import read_cohort
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
+from sepclr_med.runs import FREE_KEYS, flatten
 from sepclr_med.training import fit
 
 logger = logging.getLogger(__name__)
@@ -271,8 +272,8 @@ def _leave_small_sites_out(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _require_same_settings(folder: Path, config: Config, rows: pd.DataFrame) -> None:
     """Refuse to mix what was done with other settings or people with what is to be done."""
-    kept = {name: getattr(config, name).model_dump(mode="json") for name in ("views", "method", "network", "training")}
-    kept["volumes"] = config.volumes.model_dump(mode="json", exclude={"cache_dir", "n_jobs", "resident_share"})
+    settings = flatten(config.model_dump(mode="json"))
+    kept = {key: value for key, value in settings.items() if not key.startswith(FREE_KEYS)}
     said = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     now = {"settings_sha256": said, "rows_sha256": manifest_hash(rows)}
     file = folder / "plan.json"

@@ -96,7 +96,7 @@ def _open(run: RunDir, verb: str, reason: str, hypotheses: Mapping[str, Any] | N
     events = [entry["event"] for entry in entries]
     first, n = events.index("opened"), events.count("opened")
     frozen = [entry["at"] for entry in entries[:first] if entry.get("sha256") == asked and asked]
-    times = "for the first time" if n == 1 else f"for the {n}. time, as the ledger shows"
+    times = "for the first time" if n == 1 else f"again, the opening number {n} in its ledger"
     words = f"The sealed test set was opened {times} ({reason.strip()})"
     if verb != "link":
         return words

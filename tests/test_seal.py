@@ -62,7 +62,7 @@ def test_with_a_reason_it_is_opened_and_every_opening_is_written_down(study):
     assert found.settings["covariates"] == ["age", "sex"]
     assert "confirmatory" in found.notes[0]
     later = link_run(study / "run", open_test="a reviewer's question", variables=["score"], n_permutations=99, parts=[])
-    assert "for the 2. time" in later.notes[0]
+    assert "opening number 2 in its ledger" in later.notes[0]
     assert "exploratory" in later.notes[0]
     entries = read_ledger(ledger_path(study / "study.tsv"))
     assert [entry["event"] for entry in entries] == ["sealed", "hypotheses", "opened", "opened"]
