@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,14 @@ from torch import Tensor
 from sepclr_med.errors import RunError
 from sepclr_med.rundir import atomic_path, write_json
 from sepclr_med.volumes.standardisation import Standardisation
+
+logger = logging.getLogger(__name__)
+
+REMEDIES = {
+    "last": "run the same `sepclr-med fit` command again: it goes on from the checkpoint before",
+    "best": "restore it from a copy, take --checkpoint last, or start over with --overwrite",
+    "previous": "restore last.safetensors or this file from a copy, or start over with --overwrite",
+}
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -40,9 +52,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         When the folder cannot be written or the disk is full; the previous checkpoint stays.
     """
     arrays = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    said = json.dumps(state)
     with atomic_path(path) as temporary:
         try:
-            save_file(arrays, temporary, metadata={"state": json.dumps(state)})
+            save_file(arrays, temporary, metadata={"state": said, "crc32": _checksum(arrays, said)})
         except SafetensorError as error:
             raise OSError(None, " ".join(str(error).split())) from None
     write_json(path.with_suffix(".json"), state)
@@ -54,19 +67,68 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises
     ------
     RunError
-        When the file is absent, truncated or not a checkpoint.
+        When the file is absent, truncated, damaged or not a checkpoint.
     """
     if not path.is_file():
         raise RunError(f"{path}: no such checkpoint; train first with `sepclr-med fit MANIFEST RUN_DIR`")
     try:
         with safe_open(path, framework="pt") as stream:
-            state = json.loads(stream.metadata()["state"])
-            return {name: stream.get_tensor(name) for name in stream.keys()}, state  # noqa: SIM118
+            said = stream.metadata()
+            state = json.loads(said["state"])
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        if said.get("crc32") not in (None, _checksum(tensors, said["state"])):
+            raise ValueError("its bytes are not those that were written")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())
-        raise RunError(
-            f"{path}: not a readable checkpoint ({said}); delete it and run the same command again"
-        ) from None
+        found = " ".join(str(error).split())
+        fix = REMEDIES.get(path.stem, "delete it and run the same `sepclr-med fit` command again")
+        raise RunError(f"{path}: not a readable checkpoint ({found}); {fix}") from None
+    return tensors, state
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Keep a checkpoint under a second name too, so that the first may be replaced.
+
+    Raises
+    ------
+    RunError
+        When the folder cannot be written or the disk is full.
+    """
+    if not path.is_file():
+        return
+    with atomic_path(other) as temporary:
+        temporary.unlink()
+        try:
+            # A link costs no space until `path` is replaced; not every file system has them.
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+
+
+def mend_latest(path: Path, previous: Path) -> None:
+    """Put the checkpoint before it in the place of a damaged one, and say so.
+
+    Raises
+    ------
+    RunError
+        When there is none before it, or it is damaged too.
+    """
+    if not path.is_file():
+        return
+    try:
+        load_checkpoint(path)
+    except RunError as error:
+        if not previous.is_file():
+            raise RunError(f"{error}; here there is none before: start over with --overwrite") from None
+        _, state = load_checkpoint(previous)
+        keep_as(previous, path)
+        logger.warning("%s (done: the checkpoint after epoch %d takes its place)", error, state["epoch"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+    found = zlib.crc32(state.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
 
 
 def weights_id(weights: Mapping[str, Tensor]) -> str:

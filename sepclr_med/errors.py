@@ -7,10 +7,17 @@ message of a :class:`UserError` without a traceback and exits with code 1; anyth
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 SHOWN_PROBLEMS = 30
+# Words of torch, oneDNN, the C++ library, gloo and NCCL.
+NO_MEMORY = (
+    *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "std::bad_alloc"),
+    "could not execute a primitive",
+)
+LOST_PROCESS = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
 
 
 @dataclass(frozen=True)
@@ -128,3 +135,40 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f'did you mean "{close[0]}"?' if close else ""
+
+
+def describe_lost_resource(error: BaseException) -> str | None:
+    """Say what to do when memory ran out or a process was lost; None for any other error.
+
+    Libraries raise many types for these, some of them plain ``RuntimeError``, so that only their words tell.
+
+    Examples
+    --------
+    >>> describe_lost_resource(MemoryError())[:15]
+    'memory ran out:'
+    >>> describe_lost_resource(RuntimeError("sizes do not match")) is None
+    True
+    """
+    said = " ".join(str(error).split())
+    if isinstance(error, BrokenExecutor):
+        return (
+            "a worker process was killed, most likely because memory ran out. What it had finished is kept. Run the "
+            "same command again with fewer workers (--jobs, or --set volumes.n_jobs=1), or with more memory"
+        )
+    if any(word in said for word in LOST_PROCESS):
+        return (
+            "another process of this training was killed or lost its connection, most likely because memory ran out. "
+            "The last finished epoch is kept, and the same command goes on from there; for less memory: fewer "
+            "training.devices on this machine, or --set training.micro_batch=N"
+        )
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(w in said for w in NO_MEMORY)
+    ):
+        return (
+            f"memory ran out: {said[:200] or 'none is left'}. What was finished is kept, and the same command goes on "
+            "from there. For less memory: --set training.micro_batch=N (the same training), a larger volumes.spacing, "
+            "or embed --batch-size N; `sepclr-med plan` measures what a training takes"
+        )
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from sepclr_med.errors import RunError
 from sepclr_med.rundir import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 LOCK, WHO = ".lock", ".working.json"
 
@@ -52,6 +55,13 @@ def working_in(folder: str | Path) -> Iterator[None]:
         raise RunError(f"{folder}: {_describe_worker(folder)} is working there; wait for it, or stop it") from None
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from error
+    if (folder / WHO).is_file():
+        logger.warning(
+            "%s: %s ended without a word: killed from outside, the machine stopped, or memory ran out (for less: --set "
+            "training.micro_batch=N; `sepclr-med plan` measures it). What it had finished is kept",
+            folder,
+            _describe_worker(folder),
+        )
     who = {"process": os.getpid(), "machine": platform.node(), "since": datetime.now(timezone.utc).isoformat()}
     try:
         write_json(folder / WHO, who)

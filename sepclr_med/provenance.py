@@ -62,11 +62,13 @@ def record_step(path: Path, step: str, started: datetime, facts: Mapping[str, An
     Path
     """
     finished = datetime.now(timezone.utc)
+    seconds = round((finished - started).total_seconds(), 1)
     entry = {
         "step": step,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": started.isoformat(timespec="seconds"),
-        "seconds": round((finished - started).total_seconds(), 1),
+        # A clock that was set back meanwhile tells no duration.
+        "seconds": seconds if seconds >= 0 else None,
         "versions": installed_versions(),
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         **facts,

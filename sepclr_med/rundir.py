@@ -194,7 +194,7 @@ class RunDir:
         return self.path / "checkpoints" / f"erasure_{which}.safetensors"
 
     def checkpoint(self, which: str = "last") -> Path:
-        """The weights, ``last`` or ``best``."""
+        """The weights, ``last`` or ``best``; ``previous`` is the one before ``last``, should that be damaged."""
         return self.path / "checkpoints" / f"{which}.safetensors"
 
 

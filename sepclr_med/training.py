@@ -20,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from sepclr_med.checkpoint import load_checkpoint, network_weights, save_checkpoint
+from sepclr_med.checkpoint import load_checkpoint, mend_latest, network_weights, save_checkpoint
 from sepclr_med.cohort.labels import Labels, Wanted, encode_labels
 from sepclr_med.cohort.manifest import manifest_hash
 from sepclr_med.cohort.trainable import require_both_groups, require_trainable
@@ -29,8 +29,8 @@ from sepclr_med.curves import draw_progress
 from sepclr_med.engine import average_buffers, on_first_process, start_processes
 from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
 from sepclr_med.erasing import fit_erasures
-from sepclr_med.errors import ConfigError, Problem
-from sepclr_med.methods import build_network, erases, find_method
+from sepclr_med.errors import ConfigError, Problem, RunError
+from sepclr_med.methods import build_network, erases, find_method, needs_reference
 from sepclr_med.methods.shapes import count_salient
 from sepclr_med.networks import channels_last, checkpoint_activations
 from sepclr_med.occupancy import working_in
@@ -133,6 +133,7 @@ def _prepare(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     """Open the run and preprocess its images; None when it is finished."""
     roles = require_trainable(manifest, config)
     open_run(run, manifest, config, overwrite)
+    mend_latest(run.checkpoint(), run.checkpoint("previous"))
     if is_finished(run, config):
         logger.warning("%s: already trained for %d epochs; --overwrite starts over", run.path, config.training.epochs)
         return None
@@ -181,10 +182,15 @@ def _require_enough_rows(cohort: Cohort, training: TrainingConfig, n_processes: 
 def is_finished(run: RunDir, config: Config) -> bool:
     """Say whether a run has all its epochs, and everything that is fitted beside them."""
     files = [run.checkpoint(), run.voxel_pca, run.provenance]
+    files += [run.reference] if needs_reference(config) else []
     files += [run.erasure(which) for which in _embeddable(run)] if erases(config) else []
     if not all(path.is_file() for path in files):
         return False
-    return bool(load_checkpoint(run.checkpoint())[1]["epoch"] >= config.training.epochs)
+    try:
+        return bool(load_checkpoint(run.checkpoint())[1]["epoch"] >= config.training.epochs)
+    except RunError:
+        # Damaged: fit goes on from the checkpoint before.
+        return False
 
 
 def _hash_volumes(cached: CachedVolumes) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sepclr_med.checkpoint import (
+    keep_as,
     load_checkpoint,
     network_weights,
     optimiser_tensors,
@@ -80,6 +81,7 @@ def save_state(run: RunDir, state: TrainingState, config: Config) -> None:
         save_checkpoint(run.checkpoint("best"), weights | fitted, {**facts, "best": state.best})
     critic = {f"loss.{name}": tensor for name, tensor in state.loss.state_dict().items()}
     moments = optimiser_tensors(state.optimiser) if state.optimiser else {}
+    keep_as(run.checkpoint("last"), run.checkpoint("previous"))
     save_checkpoint(run.checkpoint("last"), weights | fitted | critic | moments, {**facts, "best": state.best})
     write_table(run.history, history_table(state.history))
 
@@ -99,7 +101,7 @@ def restore_state(run: RunDir, state: TrainingState) -> None:
             "or other images can be read); restore them, or start over with --overwrite"
         )
     for leftover in run.checkpoint().parent.glob(".*"):
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)
     state.network.load_state_dict(network_weights(tensors))
     state.loss.load_state_dict(network_weights(tensors, "loss."))
     if state.optimiser:

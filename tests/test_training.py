@@ -75,6 +75,7 @@ def test_a_run_folder_holds_what_it_should_and_no_leftovers(trained):
         *(f"data/{name}.tsv" for name in ("manifest", "train", "val", "test")),
         *("data/manifest.json", "data/seal.json"),
         *(f"checkpoints/{name}.{kind}" for name in CHECKPOINTS for kind in ("safetensors", "json")),
+        "checkpoints/previous.safetensors",
         "embeddings/dataset_description.json",
         *(
             f"embeddings/desc-{space}_embedding.{kind}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from sepclr_med.cli.options import Verbose, traceback_wanted
-from sepclr_med.errors import UserError
+from sepclr_med.errors import UserError, describe_lost_resource
 
 app = typer.Typer(
     name="sepclr-med",
@@ -30,6 +31,14 @@ def main() -> None:
         code = getattr(error, "exit_code", 1)
         print(f"{'error' if code == 1 else 'stopped'}: {error}", file=sys.stderr)
         raise SystemExit(code) from None
+    except (MemoryError, RuntimeError) as error:
+        said = describe_lost_resource(error)
+        if said is None or traceback_wanted["yes"]:
+            raise
+        # Every process of a training finds out; the first one speaks.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {said}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last finished step", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,0 +1,290 @@
+"""Break runs on purpose, run the same command again, and compare with a run that nobody disturbed.
+
+    python pipelines/benchmark/faults.py OUTPUT_DIR [--kills 200] [--others 10] [--only FAULT,...] [--seed 0]
+
+The whole pipeline (simulate, check, split, fit, embed, evaluate, link, explain, report) at a small size, as a program
+of its own, one CPU thread. ``kill -9`` comes at random moments until the run is done, then the next run is begun, until
+there were that many kills; of the other faults each is done ``--others`` times. One row per run in
+``OUTPUT_DIR/faults.tsv``: which files differ from the undisturbed run's, and what the user was told. Full and read-only
+disks need the right to mount file systems.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+RECIPE = """
+cohort:
+  simulate: {n_train: 40, n_val: 8, n_test: 40, spacing: 12.0, seed: 0}
+volumes: {preset: vbm, spacing: 12.0, n_jobs: 1}
+network: {backbone: small, width: 2}
+method: {common_dim: 4, salient_dim: 3}
+training: {epochs: 12, batch_size: 16, threads: 1}
+evaluation: {variables: [severity, age], n_bootstrap: 20, n_permutations: 99, explain: 1, explain_permutations: 99,
+  voxel_pca_components: 5}
+"""
+# They say when and by which commands things were done, how long it took, and where it was taken up again.
+NEVER_COMPARED = ("provenance.json", "progress.png", "report.html")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--others", type=int, default=10)
+    parser.add_argument("--only", default=",".join(FAULTS))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "recipe.yaml").write_text(RECIPE)
+    whole = options.output / "whole" / "run"
+    began = time.monotonic()
+    code, said = finish(whole)
+    assert code == 0, said
+    seconds = time.monotonic() - began
+    rows = []
+    for name in options.only.split(","):
+        rng = np.random.default_rng([options.seed, list(FAULTS).index(name)])
+        done = 0
+        while done < (options.kills if name == "kill -9" else options.others):
+            folder = options.output / f"{name.replace(' ', '-')}_{len(rows)}"
+            shutil.rmtree(folder, ignore_errors=True)
+            n, said = FAULTS[name](folder / "run", rng, seconds)
+            code, last = finish(folder / "run")
+            different = compare(whole, folder / "run") if code == 0 else [f"exit code {code}: {last}"]
+            rows.append({"fault": name, "times": n, "different": "; ".join(different) or "nothing", "said": said})
+            done += n
+            print(f"{name}: {n}; differs in {rows[-1]['different']}; said: {said}", flush=True)
+            pd.DataFrame(rows).to_csv(options.output / "faults.tsv", sep="\t", index=False)
+            if not different:
+                shutil.rmtree(folder)
+    table = pd.DataFrame(rows)
+    print(table.groupby("fault", sort=False).agg(runs=("times", "size"), times=("times", "sum"),
+          differing=("different", lambda found: int((found != "nothing").sum()))).to_string())  # fmt: skip
+
+
+def start(run: Path, *words: str) -> subprocess.Popen[str]:
+    recipe = (run.parent.parent / "recipe.yaml").absolute()
+    command = [sys.executable, "-m", "sepclr_med", "run", str(recipe), str(run), *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(run: Path, *words: str) -> tuple[int, str]:
+    """Run the same command to its end; return the exit code and the last thing said as an error."""
+    process = start(run, *words)
+    _, said = process.communicate()
+    return process.returncode, _told(said)
+
+
+def _told(said: str) -> str:
+    """Return what the user was told: the error or the stop, else a warning about the fault."""
+    assert "Traceback" not in said, said
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("error:", "stopped:")) or "ended without a word" in line
+            or "takes its place" in line]  # fmt: skip
+    return told[-1] if told else ""
+
+
+# Faults: each does something to a run in a new folder and returns how often, and what was said.
+
+
+def kill(run: Path, rng: np.random.Generator, seconds: float, number: int = signal.SIGKILL) -> tuple[int, str]:
+    n, last = 0, ""
+    while True:
+        process = start(run)
+        # Most of the time is work, not the start of the program, which is lost at every kill.
+        delay = rng.uniform(0, seconds / 2)
+        try:
+            _, said = process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+            _, said = process.communicate()
+            n += 1
+            last = _told(said) or last
+            continue
+        return n, _told(said) or last
+
+
+def terminate(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    return kill(run, rng, seconds, signal.SIGTERM)
+
+
+def flip_cache(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    stop_in_training(run, rng)
+    path = next(run.parent.glob("cache/*/volumes.f16"))
+    flip(path, rng)
+    return 1, finish(run)[1]
+
+
+def truncate_checkpoint(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    stop_in_training(run, rng, after=2)
+    path = run / "checkpoints" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[: int(rng.integers(0, path.stat().st_size))])
+    return 1, finish(run)[1]
+
+
+def flip_checkpoint(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    stop_in_training(run, rng, after=2)
+    flip(run / "checkpoints" / "last.safetensors", rng)
+    return 1, finish(run)[1]
+
+
+def fill_disk(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    with mounted(run.parent, f"size={int(rng.integers(100, 3000))}k") as remount:
+        code, said = finish(run)
+        assert code == 1, said
+        remount("size=100m")
+        finish(run)
+    return 1, said
+
+
+def make_read_only(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    with mounted(run.parent, "size=100m") as remount:
+        stop_in_training(run, rng)
+        remount("ro")
+        code, said = finish(run)
+        assert code == 1, said
+        remount("rw")
+        finish(run)
+    return 1, said
+
+
+def replace_image(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    stop_in_training(run, rng)
+    one, other = rng.choice(sorted(training_images(run)), 2, replace=False)
+    kept = Path(one).read_bytes()
+    Path(one).write_bytes(Path(other).read_bytes())
+    code, said = finish(run)
+    assert code == 1, said
+    Path(one).write_bytes(kept)
+    return 1, said
+
+
+def change_manifest(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    stop_in_training(run, rng)
+    # Paths of a run's copy are absolute or relative to it: a table beside it, with one age changed.
+    from sepclr_med import read_manifest
+    from sepclr_med.cohort.manifest import write_manifest
+
+    table = read_manifest(run / "data" / "manifest.tsv")
+    table.loc[int(rng.integers(len(table))), "age"] += 1
+    write_manifest(table, run.parent / "other.tsv")
+    words = ("--set", "cohort.simulate=null", "--set", f"cohort.manifest={(run.parent / 'other.tsv').absolute()}")
+    code, said = finish(run, *words)
+    assert code == 1, said
+    (run.parent / "other.tsv").unlink()
+    return 1, said
+
+
+def start_twice(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+    first = start(run)
+    while first.poll() is None and epochs_done(run) < 1:
+        time.sleep(0.02)
+    code, said = finish(run)
+    first.communicate()
+    assert code == 1 or "finished" in said, said
+    return 1, said
+
+
+FAULTS: dict[str, Callable[[Path, np.random.Generator, float], tuple[int, str]]] = {
+    "kill -9": kill,
+    "SIGTERM": terminate,
+    "a bit of the cache flipped": flip_cache,
+    "checkpoint truncated": truncate_checkpoint,
+    "a bit of the checkpoint flipped": flip_checkpoint,
+    "disk full": fill_disk,
+    "folder read-only": make_read_only,
+    "image replaced": replace_image,
+    "manifest changed": change_manifest,
+    "two processes": start_twice,
+}
+
+
+def epochs_done(run: Path) -> int:
+    try:
+        return int(json.loads((run / "checkpoints" / "last.json").read_text())["epoch"])
+    except OSError:
+        return 0
+
+
+def stop_in_training(run: Path, rng: np.random.Generator, after: int = 1) -> None:
+    """Kill a run after some epochs, before the last."""
+    epochs = int(rng.integers(after, 10))
+    process = start(run)
+    while process.poll() is None and epochs_done(run) < epochs:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+
+
+def flip(path: Path, rng: np.random.Generator) -> None:
+    with open(path, "r+b") as stream:
+        place = int(rng.integers(path.stat().st_size))
+        stream.seek(place)
+        byte = stream.read(1)[0]
+        stream.seek(place)
+        stream.write(bytes([byte ^ (1 << int(rng.integers(8)))]))
+
+
+def training_images(run: Path) -> list[str]:
+    from sepclr_med import read_manifest
+
+    table = read_manifest(run / "data" / "manifest.tsv")
+    return table.loc[table["split"] == "train", "image_path"].tolist()
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
+    """Mount a file system in memory, which can be enlarged or closed; its content stays in the folder afterwards."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        yield lambda said: subprocess.run(["mount", "-o", f"remount,{said}", str(folder)], check=True) and None
+        kept = shutil.copytree(folder, folder.with_name(folder.name + "-kept"))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()
+    kept.rename(folder)
+
+
+# Comparing.
+
+
+def compare(whole: Path, run: Path) -> list[str]:
+    """Return the files that differ, byte for byte but for times, and those that one of the two has not."""
+    ours, theirs = (_contents(folder) for folder in (run, whole))
+    alone = sorted(ours.keys() ^ theirs.keys())
+    return alone + sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
+
+
+def _contents(run: Path) -> dict[str, bytes | str]:
+    found: dict[str, bytes | str] = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run).as_posix()
+        if not path.is_file() or path.name in (".lock", ".provenance.json.lock") or name in NEVER_COMPARED:
+            continue
+        found[name] = _without_times(path)
+    return found
+
+
+def _without_times(path: Path) -> bytes | str:
+    if path.name == "history.tsv":
+        table = pd.read_csv(path, sep="\t")
+        return table.drop(columns=["seconds", "images_per_second"]).to_csv()
+    return path.read_bytes()
+
+
+if __name__ == "__main__":
+    main()
