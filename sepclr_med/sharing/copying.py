@@ -1,0 +1,100 @@
+"""Copies of a run's files that may be passed on: paths cut, formulas made text and, if wished, new ids."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sepclr_med.rundir import write_json, write_table, write_text
+from sepclr_med.sharing.columns import cap_ages, find_dicom, find_identifying
+from sepclr_med.sharing.formulas import neutralise_table
+from sepclr_med.sharing.keys import KINDS, Key
+from sepclr_med.sharing.traces import Traces
+from sepclr_med.sharing.words import TABLES, TEXTS, kind_of, read_cells
+
+ID = "participant_id"
+
+
+@dataclass
+class Copier:
+    """Copies files one by one, and remembers what it changed.
+
+    Parameters
+    ----------
+    traces : Traces
+        What texts must not tell.
+    key : dict or None
+        New ids by column; None where ids stay.
+    drop : collection of str, default=()
+        Further columns of tables of participants that are left out.
+    """
+
+    traces: Traces
+    key: Key | None
+    drop: Collection[str] = ()
+    removed: dict[str, str] = field(default_factory=dict)
+    capped: set[str] = field(default_factory=set)
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Write what may be passed on of a file."""
+        kind = kind_of(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if kind in TABLES:
+            write_table(target, neutralise_table(self.table(read_cells(source))))
+        elif kind == ".json":
+            text = source.read_text(encoding="utf-8")
+            write_json(target, self._object(json.loads(text), self.traces.cleaner(text)))
+        elif kind in TEXTS:
+            text = source.read_text(encoding="utf-8")
+            write_text(target, self.traces.cleaner(text)(text))
+        else:
+            shutil.copyfile(source, target)
+
+    def table(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return what may be passed on of a table; with new ids its rows come in their order, not in the old one."""
+        of_participants = ID in table
+        if of_participants:
+            table = self._without_identifying(table)
+        ids = [column for column in KINDS if column in table] if self.key is not None and of_participants else []
+        words = "\n".join(map(str, pd.unique(table.to_numpy(dtype=object).ravel())))
+        clean = self.traces.cleaner(words + "\n".join(map(str, table.columns)))
+        cleaned = table.copy()
+        for column in table.columns:
+            if column in ids:
+                cleaned[column] = table[column].map(self.key[column], na_action="ignore")
+            elif pd.to_numeric(table[column], errors="coerce").isna().any():
+                cleaned[column] = table[column].map(lambda cell: self._value(cell, clean), na_action="ignore")
+        cleaned = cleaned.rename(columns=clean)
+        return cleaned.sort_values(ids, ignore_index=True) if ids else cleaned
+
+    def _value(self, cell: str, clean: Callable[[str], str]) -> str:
+        return self.traces.cells.get(cell) or clean(cell)
+
+    def _without_identifying(self, table: pd.DataFrame) -> pd.DataFrame:
+        if self.key is None:
+            found = find_dicom(table)
+        else:
+            found = find_identifying(table)
+            table, capped = cap_ages(table)
+            self.capped |= {column for column in capped if column not in found}
+        found |= {column: "asked for" for column in self.drop if column in table}
+        self.removed |= found
+        return table.drop(columns=list(found))
+
+    def _object(self, content: Any, clean: Callable[[str], str]) -> Any:
+        if isinstance(content, dict):
+            return {clean(key): self._entry(key, value, clean) for key, value in content.items()}
+        if isinstance(content, list):
+            return [self._object(entry, clean) for entry in content]
+        return clean(content) if isinstance(content, str) else content
+
+    def _entry(self, key: str, value: Any, clean: Callable[[str], str]) -> Any:
+        new_ids = (self.key or {}).get(key, {})
+        known = isinstance(value, str) and value in new_ids
+        return new_ids[value] if known else self._object(value, clean)
