@@ -164,7 +164,9 @@ def test_a_report_that_names_someone_after_all_is_left_out(run, tmp_path):
 
 def test_no_original_id_survives_and_rows_still_belong_together(run, tmp_path):
     originals = read_manifest(run / "data/manifest.tsv")["participant_id"].tolist()
-    write_object(run / "analysis/people.json", {"participant_id": "017", "who": ["sub-017", "017"], "near 021": 1})
+    write_object(
+        run / "analysis/people.json", {"participant_id": "017", "who": ["sub-017", "017"], "near 021": 1, "run": ["a"]}
+    )
     write(run / "analysis/pairs.tsv", pd.DataFrame({"one": ["017", "n/a"], "n": [3, 4], "other": ["FAM08", "x"]}))
     ids, out = deidentified(run, tmp_path)
     assert set(ids["participant_id"]) == set(originals)
@@ -188,7 +190,7 @@ def test_no_original_id_survives_and_rows_still_belong_together(run, tmp_path):
         np.testing.assert_allclose(float(value.replace("n/a", "nan")), sleep[back[name]], rtol=1e-6)
     said = json.loads((out / "analysis/people.json").read_text())
     new_017, new_021 = ids["participant_id"]["017"], ids["participant_id"]["021"]
-    assert said == {"participant_id": new_017, "who": [new_017, new_017], f"near {new_021}": 1}
+    assert said == {"participant_id": new_017, "who": [new_017, new_017], f"near {new_021}": 1, "run": ["a"]}
     # The order of rows would tell the order of the old ids.
     assert people["participant_id"].map(back).tolist() != originals
 
@@ -252,6 +254,20 @@ def test_the_key_is_for_its_owner_and_lies_apart(run, tmp_path):
     with pytest.raises(RunError, match="the key must not lie in"):
         export(run, tmp_path / "new", deidentify=True, key=linked / "key.json")
     assert not (tmp_path / "new").exists()
+
+
+def test_ids_that_are_examinations_are_passed_on_as_new_ones_only(run, tmp_path):
+    for path in [run / "data/manifest.tsv", *run.glob("embeddings/*.tsv"), run / "analysis/subtypes.tsv"]:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        write(path, table.assign(participant_id=f"{UID}." + table["participant_id"].astype(int).astype(str)))
+    report(run)
+    with pytest.raises(RunError, match="participant_id: identifiers of DICOM"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    ids, out = deidentified(run, tmp_path)
+    assert all("1.2.840" not in words for words in every_word(out).values())
+    people = pd.read_csv(out / "analysis/participants.tsv", sep="\t", dtype=str)
+    assert set(people["participant_id"]) == set(ids["participant_id"].values())
 
 
 @pytest.mark.parametrize("content", ["thesis", '{"about": "mine"}', "[]", '{"ids": {"participant_id": {"a": "b"}}}'])

@@ -7,7 +7,7 @@ show them. Places of acquisition stay: whether a site names a place of residence
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import pairwise
 
 import pandas as pd
@@ -66,15 +66,13 @@ def find_dicom(table: pd.DataFrame) -> dict[str, str]:
     return found | {column: "holds unique identifiers" for column in table.columns if column in uids - set(found)}
 
 
-def find_identifying(table: pd.DataFrame, factors: Iterable[str] = ()) -> dict[str, str]:
+def find_identifying(table: pd.DataFrame) -> dict[str, str]:
     """Return columns of a table of participants that could identify them, and why.
 
     Parameters
     ----------
     table : DataFrame
         Strings, missing where empty.
-    factors : iterable of str, default=()
-        Columns that are numbers of ours.
 
     Examples
     --------
@@ -82,8 +80,7 @@ def find_identifying(table: pd.DataFrame, factors: Iterable[str] = ()) -> dict[s
     >>> find_identifying(table)
     {'scan': 'holds dates', 'initials': 'a name'}
     """
-    passed = {*KEPT, *factors}
-    reasons = {name: _judge(name, _text(table[name])) for name in table.columns if name not in passed}
+    reasons = {name: _judge(name, _text(table[name])) for name in table.columns if name not in KEPT}
     return {name: reason for name, reason in reasons.items() if reason} | find_dicom(table)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.errors import RunError
 from sepclr_med.rundir import write_json, write_table, write_text
 from sepclr_med.sharing.columns import cap_ages, find_dicom, find_identifying
 from sepclr_med.sharing.formulas import neutralise_table
@@ -79,8 +80,10 @@ class Copier:
     def _without_identifying(self, table: pd.DataFrame) -> pd.DataFrame:
         if self.key is None:
             found = find_dicom(table)
+            if ids := sorted(set(found) & set(KINDS)):
+                raise RunError(f"{', '.join(ids)}: identifiers of DICOM, which are not passed on; give --deidentify")
         else:
-            found = find_identifying(table)
+            found = {name: reason for name, reason in find_identifying(table).items() if name not in KINDS}
             table, capped = cap_ages(table)
             self.capped |= {column for column in capped if column not in found}
         found |= {column: "asked for" for column in self.drop if column in table}
@@ -96,5 +99,7 @@ class Copier:
 
     def _entry(self, key: str, value: Any, clean: Callable[[str], str]) -> Any:
         new_ids = (self.key or {}).get(key, {})
+        if isinstance(value, list) and new_ids:
+            return [self._entry(key, entry, clean) for entry in value]
         known = isinstance(value, str) and value in new_ids
         return new_ids[value] if known else self._object(value, clean)

@@ -160,6 +160,8 @@ def _copy_all(copier: Copier, run: RunDir, files: Sequence[Path], folder: Path) 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 told = copier.traces.find(target)
+        except RunError:
+            raise
         except (ValueError, OSError) as error:
             told = [f"cannot be read ({type(error).__name__})"]
         if told:

@@ -117,7 +117,9 @@ def _any_of(names: Iterable[str]) -> re.Pattern[str]:
 
 
 def _own_names() -> set[str]:
-    names = {Path.home().name, platform.node(), platform.node().split(".")[0]}
-    with suppress(OSError, KeyError, ImportError):
-        names.add(getpass.getuser())
+    names = {platform.node(), platform.node().split(".")[0]}
+    # In a container a process may have neither a name nor a home.
+    for find in (getpass.getuser, lambda: Path.home().name):
+        with suppress(OSError, KeyError, ImportError, RuntimeError):
+            names.add(find())
     return {name for name in names if len(name) >= SHORTEST_NAME and name.lower() not in COMMON_NAMES}
