@@ -151,6 +151,13 @@ def deidentified(run, tmp_path, **options):
     return json.loads(key.read_text())["ids"], tmp_path / "out"
 
 
+def rename_ids(run, how, **columns):
+    for path in run.rglob("*.tsv"):
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        if "participant_id" in table:
+            write(path, table.assign(participant_id=table["participant_id"].map(how), **columns))
+
+
 def report_without_ids(run):
     card = json.loads((run / "analysis/card.json").read_text())
     write_object(run / "analysis/card.json", card | {"notes": []})
@@ -257,10 +264,7 @@ def test_the_key_is_for_its_owner_and_lies_apart(run, tmp_path):
 
 
 def test_ids_that_are_examinations_are_passed_on_as_new_ones_only(run, tmp_path):
-    for path in [run / "data/manifest.tsv", *run.glob("embeddings/*.tsv"), run / "analysis/subtypes.tsv"]:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        write(path, table.assign(participant_id=f"{UID}." + table["participant_id"].astype(int).astype(str)))
-    report(run)
+    rename_ids(run, lambda name: f"{UID}.{int(name)}")
     with pytest.raises(RunError, match="participant_id: identifiers of DICOM"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -280,11 +284,8 @@ def test_a_file_that_is_no_key_is_never_overwritten(run, tmp_path, content):
 
 
 def test_bare_numbers_as_ids_are_mapped_where_they_are_ids_and_left_where_they_are_numbers(run, tmp_path):
-    for path in [run / "data/manifest.tsv", *run.glob("embeddings/*.tsv"), run / "analysis/subtypes.tsv"]:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-        write(path, table.assign(participant_id=table["participant_id"].astype(int).astype(str)))
+    rename_ids(run, lambda name: str(int(name)))
     write(run / "analysis/pairs.tsv", pd.DataFrame({"one": ["17", "none"], "n": ["17", "21"]}))
-    report(run)
     ids, out = deidentified(run, tmp_path)
     pairs = pd.read_csv(out / "analysis/pairs.tsv", sep="\t", dtype=str)
     assert pairs["one"].tolist() == [ids["participant_id"]["17"], "none"]
@@ -327,6 +328,26 @@ def test_a_column_that_identifies_is_seen(column, values):
 )
 def test_a_clinical_column_stays(column, values):
     assert find_identifying(pd.DataFrame({column: values})) == {}
+
+
+def test_a_value_that_was_removed_is_not_told_elsewhere(run, tmp_path):
+    report_without_ids(run)
+    (run / "analysis/notes.md").write_text("One was scanned on 2019-03-01.")
+    write_object(run / "analysis/more.json", {"who": "Quux^Zeb3 came twice"})
+    _, out = deidentified(run, tmp_path, report=False)
+    told = "a value of a column that was removed"
+    assert json.loads((out / "export.json").read_text())["LeftOut"] == {
+        "analysis/more.json": told,
+        "analysis/notes.md": told,
+    }
+
+
+def test_numbers_with_gaps_stay_numbers_although_an_id_is_a_number(run, tmp_path):
+    rename_ids(run, lambda name: str(int(name)), session_id="1")
+    write(run / "analysis/counts.tsv", pd.DataFrame({"n": ["17", "n/a", "1"], "level": ["1", "low", "high"]}))
+    _, out = deidentified(run, tmp_path, report=False)
+    counts = pd.read_csv(out / "analysis/counts.tsv", sep="\t", dtype=str, keep_default_na=False)
+    assert counts.to_dict("list") == {"n": ["17", "n/a", "1"], "level": ["1", "low", "high"]}
 
 
 def test_ages_in_months_are_capped_as_months_and_others_stay():

@@ -38,7 +38,7 @@ Needs `pip install "sepclr-med[bundle]"`. In this folder:
 
 `new.tsv` has one row per image: `participant_id` and `image_path`, relative to the table or to `--dataset_dir FOLDER`.
 {covariates}From another folder add `--bundle_root FOLDER_OF_THE_BUNDLE` and name the configuration there. The result
-is a BIDS derivative: that of `sepclr-med embed` for participants that were not trained on, within rounding (1e-4). An
+is a BIDS derivative: that of `sepclr-med embed` for participants that were not trained on, within rounding (1e-5). An
 image that cannot be read stops it.
 
 A bundle's configuration is run by MONAI, which evaluates Python expressions in it: read it before you run it, and run
@@ -83,7 +83,7 @@ images must be the same too: `volumes_sha256` in `run/checkpoints/last.json` mus
 - Another processor, number of threads or processes, other versions, or a GPU: sums are rounded in another order, and
   training carries that on. Expect what another seed gives, and compare spaces, not factors, whose axes are arbitrary:
   `sepclr-med evaluate run`, whose intervals should hold the published figures.
-- These weights on the same images, without training: embeddings within 1e-4.
+- These weights on the same images, without training: embeddings within 1e-5.
 """
 
 

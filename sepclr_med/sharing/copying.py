@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from sepclr_med.sharing.columns import cap_ages, find_dicom, find_identifying
 from sepclr_med.sharing.formulas import neutralise_table
 from sepclr_med.sharing.keys import KINDS, Key
 from sepclr_med.sharing.traces import Traces
-from sepclr_med.sharing.words import TABLES, TEXTS, kind_of, read_cells
+from sepclr_med.sharing.words import TABLES, TEXTS, holds_text, kind_of, read_cells
 
 ID = "participant_id"
+SHARE_OF_IDS = 0.5
+SHORTEST_VALUE = 5
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Copier:
     drop: Collection[str] = ()
     removed: dict[str, str] = field(default_factory=dict)
     capped: set[str] = field(default_factory=set)
+    withheld: set[str] = field(default_factory=set)
 
     def copy(self, source: Path, target: Path) -> None:
         """Write what may be passed on of a file."""
@@ -69,13 +73,16 @@ class Copier:
         for column in table.columns:
             if column in ids:
                 cleaned[column] = table[column].map(self.key[column], na_action="ignore")
-            elif pd.to_numeric(table[column], errors="coerce").isna().any():
-                cleaned[column] = table[column].map(lambda cell: self._value(cell, clean), na_action="ignore")
+            elif holds_text(table[column]):
+                cleaned[column] = self._other_names(table[column]).map(clean, na_action="ignore")
         cleaned = cleaned.rename(columns=clean)
         return cleaned.sort_values(ids, ignore_index=True) if ids else cleaned
 
-    def _value(self, cell: str, clean: Callable[[str], str]) -> str:
-        return self.traces.cells.get(cell) or clean(cell)
+    def _other_names(self, cells: pd.Series) -> pd.Series:
+        """Return a column of text, with new ids where it is one of participants under another name."""
+        ids = (self.key or {}).get(ID, {})
+        # An id such as 12 is one here only if the others are.
+        return cells.replace(ids) if cells.dropna().isin(ids).mean() >= SHARE_OF_IDS else cells
 
     def _without_identifying(self, table: pd.DataFrame) -> pd.DataFrame:
         if self.key is None:
@@ -86,6 +93,7 @@ class Copier:
             found = {name: reason for name, reason in find_identifying(table).items() if name not in KINDS}
             table, capped = cap_ages(table)
             self.capped |= {column for column in capped if column not in found}
+        self.withheld |= {value for name in found for value in table[name].dropna() if _can_be_found(value)}
         found |= {column: "asked for" for column in self.drop if column in table}
         self.removed |= found
         return table.drop(columns=list(found))
@@ -103,3 +111,8 @@ class Copier:
             return [self._entry(key, entry, clean) for entry in value]
         known = isinstance(value, str) and value in new_ids
         return new_ids[value] if known else self._object(value, clean)
+
+
+def _can_be_found(value: str) -> bool:
+    """Say whether a value that was removed can be told from other words, should it stand elsewhere."""
+    return len(value) >= SHORTEST_VALUE and not value.isalpha() and not re.fullmatch(r"\d{0,4}(?:\.\d*)?", value)

@@ -151,27 +151,33 @@ def read_originals(tables: Iterable[Path]) -> dict[str, set[str]]:
 
 
 def _copy_all(copier: Copier, run: RunDir, files: Sequence[Path], folder: Path) -> dict[str, str]:
-    """Copy the files, and say which were left out and why."""
+    """Copy the files, look through the copies, and say which were left out and why."""
     left_out: dict[str, str] = {}
     for file in files:
-        target = folder / file
         try:
-            copier.copy(run.path / file, target)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                told = copier.traces.find(target)
+            copier.copy(run.path / file, folder / file)
         except RunError:
             raise
         except (ValueError, OSError) as error:
-            told = [f"cannot be read ({type(error).__name__})"]
-        if told:
-            target.unlink(missing_ok=True)
+            left_out[file.as_posix()] = f"cannot be read ({type(error).__name__})"
+    for file in files:
+        # After all are copied: what one table withholds must not stand in another file.
+        if file.as_posix() not in left_out and (told := _look_through(copier, folder / file)):
             left_out[file.as_posix()] = "; ".join(told)
-    if copier.capped and (page := folder / "report.html").is_file():
-        page.unlink()
-        left_out["report.html"] = OLD_AGE
+    for name in left_out:
+        (folder / name).unlink(missing_ok=True)
     # A name can be an id too.
     return {copier.traces.cleaner(name)(name): reason for name, reason in left_out.items()}
+
+
+def _look_through(copier: Copier, copy: Path) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            told = copier.traces.find(copy, copier.withheld)
+        except (ValueError, OSError) as error:
+            return [f"cannot be read ({type(error).__name__})"]
+    return told or ([OLD_AGE] if copier.capped and copy.name == "report.html" else [])
 
 
 def _refuse_unknown(copier: Copier, drop: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +35,11 @@ class Traces:
     ----------
     ids : mapping of str to str
         Original ids that can be told from other words, and the new ones.
-    cells : mapping of str to str
-        Every original id with its new one: a whole cell or value can be one where a word in a text can not.
     names : frozenset of str
         Of the user and the machine.
     """
 
     ids: Mapping[str, str]
-    cells: Mapping[str, str]
     names: frozenset[str]
 
     def cleaner(self, text: str) -> Callable[[str], str]:
@@ -57,8 +54,15 @@ class Traces:
 
         return clean
 
-    def find(self, path: Path) -> list[str]:
-        """Say what a file still tells, without telling it; empty for one that can be passed on."""
+    def find(self, path: Path, withheld: Collection[str] = ()) -> list[str]:
+        """Say what a file still tells, without telling it; empty for one that can be passed on.
+
+        Parameters
+        ----------
+        path : Path
+        withheld : collection of str, default=()
+            Values of columns that were removed.
+        """
         words = read_words(path)
         if words is None:
             return ["of a kind that cannot be looked through"]
@@ -70,12 +74,10 @@ class Traces:
             "an identifier of DICOM": UID.search(text),
             "an original id": any(match[0] in self.ids for match in found),
             # A table's words are the researcher's, and a site may be named as a user is.
-            "the name of a user or machine": kind_of(path) not in TABLES and self._names_someone(text),
+            "the name of a user or machine": kind_of(path) not in TABLES and _holds_any(self.names, text),
+            "a value of a column that was removed": _holds_any(withheld, text),
         }
         return [what for what, seen in checks.items() if seen]
-
-    def _names_someone(self, text: str) -> bool:
-        return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in self.names if name in text)
 
 
 def look_for(key: Mapping[str, Mapping[str, str]]) -> Traces:
@@ -86,16 +88,15 @@ def look_for(key: Mapping[str, Mapping[str, str]]) -> Traces:
     key : mapping of str to (mapping of str to str)
         Original to new ids, by column; empty where ids may stay.
     """
-    ids, cells = {}, {}
+    ids: dict[str, str] = {}
     for column, new_ids in key.items():
         for original, new in new_ids.items():
-            cells.setdefault(original, new)
             if column == "participant_id":
                 bare = original.removeprefix("sub-")
                 ids |= {name: new for name in (bare, f"sub-{bare}", original) if can_be_told(name)}
             elif can_be_told(original) and re.search(r"\d", original) and re.search(r"[^\d.]", original):
                 ids.setdefault(original, new)
-    return Traces(ids, cells, frozenset(_own_names()))
+    return Traces(ids, frozenset(_own_names()))
 
 
 def can_be_told(name: str) -> bool:
@@ -107,6 +108,10 @@ def can_be_told(name: str) -> bool:
     [True, True, False, False, True]
     """
     return len(name) > 2 and not PLAIN_NUMBER.fullmatch(name)
+
+
+def _holds_any(words: Iterable[str], text: str) -> bool:
+    return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in words if word in text)
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:

@@ -45,7 +45,7 @@ def read_words(path: Path) -> str | None:
     kind = kind_of(path)
     if kind in TABLES:
         table = read_cells(path)
-        texts = [name for name in table if pd.to_numeric(table[name], errors="coerce").isna().any()]
+        texts = [name for name in table if holds_text(table[name])]
         pieces = [*map(str, table.columns), *pd.unique(table[texts].to_numpy(dtype=object).ravel())]
     elif kind == ".json":
         pieces = list(_strings(json.loads(path.read_text(encoding="utf-8"))))
@@ -68,6 +68,17 @@ def read_cells(path: Path) -> pd.DataFrame:
     """Return a table as it is written, cell by cell; ``n/a`` is missing."""
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     return pd.read_csv(path, sep=separator, dtype=str, na_values=["n/a"], keep_default_na=False)
+
+
+def holds_text(cells: pd.Series) -> bool:
+    """Say whether any cell of a column is no number.
+
+    Examples
+    --------
+    >>> holds_text(pd.Series(["1", None])), holds_text(pd.Series(["1", "a"]))
+    (False, True)
+    """
+    return bool(pd.to_numeric(cells.dropna(), errors="coerce").isna().any())
 
 
 def _strings(content: Any) -> Iterator[str]:
