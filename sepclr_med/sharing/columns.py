@@ -13,6 +13,7 @@ from itertools import pairwise
 import pandas as pd
 
 from sepclr_med.cohort.columns import PATHS, fold_name
+from sepclr_med.sharing.words import holds_text
 
 OLDEST_AGE = 89
 PER_YEAR = {"month": 12.0, "months": 12.0, "week": 52.18, "weeks": 52.18, "day": 365.25, "days": 365.25}
@@ -62,7 +63,8 @@ def find_dicom(table: pd.DataFrame) -> dict[str, str]:
     """
     found = {column: "a path" for column in table.columns if column in PATHS}
     found |= {column: "an identifier of DICOM" for column in table.columns if fold_name(column) in DICOM}
-    uids = {column for column in table.columns if _text(table[column]).map(lambda cell: bool(UID.search(cell))).any()}
+    texts = [column for column in table.columns if holds_text(table[column])]
+    uids = {column for column in texts if table[column].dropna().map(lambda cell: bool(UID.search(cell))).any()}
     return found | {column: "holds unique identifiers" for column in table.columns if column in uids - set(found)}
 
 
@@ -80,7 +82,7 @@ def find_identifying(table: pd.DataFrame) -> dict[str, str]:
     >>> find_identifying(table)
     {'scan': 'holds dates', 'initials': 'a name'}
     """
-    reasons = {name: _judge(name, _text(table[name])) for name in table.columns if name not in KEPT}
+    reasons = {name: _judge(name, table[name].dropna()) for name in table.columns if name not in KEPT}
     return {name: reason for name, reason in reasons.items() if reason} | find_dicom(table)
 
 
@@ -122,11 +124,14 @@ def _judge(name: str, cells: pd.Series) -> str:
     # PostCode, first_name: two words that are one elsewhere.
     said = {*words, *map("".join, pairwise(words))}
     reason = next((reason for reason, known in NAMES.items() if known & said), "")
-    reason = reason or next((f"holds {what}" for what, p in VALUES.items() if cells.map(_whole(p)).any()), "")
+    numbers = pd.to_numeric(cells, errors="coerce")
+    # Decimals are measurements.
+    if reason or (numbers.notna().all() and (numbers % 1 != 0).any()):
+        return reason
+    reason = next((f"holds {what}" for what, p in VALUES.items() if cells.map(_whole(p)).any()), "")
     if reason or len(cells) < FEW_ROWS:
         return reason
-    is_number = pd.to_numeric(cells, errors="coerce").notna()
-    if not is_number.any() and cells.nunique() > MOST_DISTINCT * len(cells):
+    if not numbers.notna().any() and cells.nunique() > MOST_DISTINCT * len(cells):
         return "text that differs between participants"
     if cells.is_unique and cells.map(_whole(LONG_NUMBER)).all():
         return "long numbers, each there once"
@@ -135,7 +140,3 @@ def _judge(name: str, cells: pd.Series) -> str:
 
 def _whole(pattern: re.Pattern[str]) -> Callable[[str], bool]:
     return lambda cell: pattern.fullmatch(cell) is not None
-
-
-def _text(values: pd.Series) -> pd.Series:
-    return values.dropna().astype(str)

@@ -18,7 +18,7 @@ from sepclr_med.sharing.columns import cap_ages, find_dicom, find_identifying
 from sepclr_med.sharing.formulas import neutralise_table
 from sepclr_med.sharing.keys import KINDS, Key
 from sepclr_med.sharing.traces import Traces
-from sepclr_med.sharing.words import TABLES, TEXTS, holds_text, kind_of, read_cells
+from sepclr_med.sharing.words import TABLES, TEXTS, change_cells, holds_text, kind_of, read_cells
 
 ID = "participant_id"
 SHARE_OF_IDS = 0.5
@@ -67,15 +67,12 @@ class Copier:
         if of_participants:
             table = self._without_identifying(table)
         ids = [column for column in KINDS if column in table] if self.key is not None and of_participants else []
-        words = "\n".join(map(str, pd.unique(table.to_numpy(dtype=object).ravel())))
-        clean = self.traces.cleaner(words + "\n".join(map(str, table.columns)))
-        cleaned = table.copy()
-        for column in table.columns:
-            if column in ids:
-                cleaned[column] = table[column].map(self.key[column], na_action="ignore")
-            elif holds_text(table[column]):
-                cleaned[column] = self._other_names(table[column]).map(clean, na_action="ignore")
-        cleaned = cleaned.rename(columns=clean)
+        texts = [name for name in table.columns if name not in ids and holds_text(table[name])]
+        words = [*map(str, table.columns), *(cell for name in texts for cell in table[name].dropna().unique())]
+        clean = self.traces.cleaner("\n".join(words))
+        changed = {name: table[name].map(self.key[name]) for name in ids}
+        changed |= {name: change_cells(self._other_names(table[name]), clean) for name in texts}
+        cleaned = table.assign(**changed).rename(columns=clean)
         return cleaned.sort_values(ids, ignore_index=True) if ids else cleaned
 
     def _other_names(self, cells: pd.Series) -> pd.Series:

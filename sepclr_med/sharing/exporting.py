@@ -19,6 +19,8 @@ from sepclr_med.sharing.words import TABLES, kind_of, read_cells
 
 SHARED = ("embeddings", "analysis", "maps")
 RECORD = "export.json"
+# How `run` remembers which steps it has done.
+FINISHED = "done.json"
 OLD_AGE = "it may draw participants, some of whom are over 89 years old"
 RULES = {
     "ids": "participant_id, session_id, run and family_id are new and random; the key lies apart. Rows are in the "
@@ -109,7 +111,7 @@ def list_shared(run: RunDir, report: bool = True) -> list[Path]:
     """Return the files of a run that are meant for others, relative to its folder."""
     found = [path for name in SHARED for path in sorted((run.path / name).rglob("*")) if path.is_file()]
     found += [run.report] if report and run.report.is_file() else []
-    return [path.relative_to(run.path) for path in found if not path.name.startswith(".")]
+    return [path.relative_to(run.path) for path in found if not path.name.startswith(".") and path.name != FINISHED]
 
 
 def _check_options(deidentify: bool, key: str | Path | None, drop: Sequence[str], report: bool, bundle: bool) -> None:

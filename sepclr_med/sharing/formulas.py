@@ -12,6 +12,8 @@ import re
 
 import pandas as pd
 
+from sepclr_med.sharing.words import change_cells, holds_text
+
 # Also the wide signs of East Asian keyboards, and apostrophes before any, so that no two cells become one.
 FORMULA = re.compile(r"[\s']*[=+\-@\t\r\n\0＝＋－＠]")
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.IGNORECASE)
@@ -41,5 +43,5 @@ def neutralise_table(table: pd.DataFrame) -> pd.DataFrame:
     >>> neutralise_table(pd.DataFrame({"=a": ["=1", "-1", None]})).to_dict("list")
     {"'=a": ["'=1", '-1', nan]}
     """
-    safe = table.apply(lambda values: values.map(neutralise, na_action="ignore"))
-    return safe.rename(columns=neutralise)
+    safe = {name: change_cells(cells, neutralise) for name, cells in table.items() if holds_text(cells)}
+    return table.assign(**safe).rename(columns=neutralise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ def holds_text(cells: pd.Series) -> bool:
     (False, True)
     """
     return bool(pd.to_numeric(cells.dropna(), errors="coerce").isna().any())
+
+
+def change_cells(cells: pd.Series, change: Callable[[str], str]) -> pd.Series:
+    """Return a column with every cell changed, each different one once; missing ones stay."""
+    return cells.map({cell: change(cell) for cell in cells.dropna().unique()})
 
 
 def _strings(content: Any) -> Iterator[str]:
