@@ -105,7 +105,7 @@ def test_no_path_user_machine_or_examination_is_in_anything_exported(made, tmp_p
             assert told not in words, (name, told)
     shared = json.loads((tmp_path / "out/export.json").read_text())
     assert shared["LeftOut"] == {}
-    assert set(shared["ColumnsRemoved"]) == {"PatientName", "StudyInstanceUID", "seriesref"}
+    assert set(shared["ColumnsRemoved"]) == {"image_path", "PatientName", "StudyInstanceUID", "seriesref"}
     # Ids stay, and so do clinical columns.
     people = pd.read_csv(tmp_path / "out/analysis/participants.tsv", sep="\t", dtype=str)
     assert "017" in set(people["participant_id"])
@@ -212,6 +212,7 @@ def test_columns_that_identify_go_ages_over_89_are_90_and_the_sidecar_says_so(ru
     _, out = deidentified(run, tmp_path, drop=["site"])
     shared = json.loads((out / "export.json").read_text())
     assert shared["ColumnsRemoved"] == {
+        "image_path": "a path",
         "PatientName": "an identifier of DICOM",
         "StudyInstanceUID": "an identifier of DICOM",
         "seriesref": "holds unique identifiers",
@@ -337,6 +338,8 @@ def test_a_clinical_column_stays(column, values):
 
 def test_a_value_that_was_removed_is_not_told_elsewhere(run, tmp_path):
     report_without_ids(run)
+    # Also where no table with these columns is exported.
+    (run / "analysis/participants.tsv").unlink()
     (run / "analysis/notes.md").write_text("One was scanned on 2019-03-01.")
     write_object(run / "analysis/more.json", {"who": "Quux^Zeb3 came twice"})
     _, out = deidentified(run, tmp_path, report=False)

@@ -97,6 +97,9 @@ def export(
         tables = [run.manifest, *(run.path / file for file in files if kind_of(file) in TABLES)]
         new_ids = extend_key(read_key(Path(key)), read_originals(tables))
     copier = Copier(look_for(new_ids or {}), new_ids, drop)
+    if run.manifest.is_file():
+        # It is not copied; what it would withhold must not stand in what is.
+        copier.table(read_cells(run.manifest))
     with atomic_folder(output, overwrite) as folder:
         left_out = _copy_all(copier, run, files, folder)
         _refuse_unknown(copier, drop)

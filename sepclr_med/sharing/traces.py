@@ -23,7 +23,7 @@ COMMON_NAMES = {
     *("local", "data", "test", "patient", "control", "participant", "analysis", "study", "brain"),
 }
 SHORTEST_NAME = 4
-# Addresses of pages, and what browsers are told.
+# Addresses of pages are no paths.
 WEB = re.compile(r"\bhttps?://\S+")
 
 
