@@ -155,8 +155,9 @@ def test_it_has_what_monai_asks_of_a_bundle_for_inference(bundle, new_cohort):
     packages = meta["required_packages_version"]
     assert {"sepclr-med", "nibabel", "safetensors"} <= set(packages)
     assert all(re.match(r"\d", version) for version in packages.values())
-    image = meta["network_data_format"]["inputs"]["image"]
+    image, design = (meta["network_data_format"]["inputs"][name] for name in ("image", "design"))
     found = parsed.dataset[0]["image"]
+    assert list(parsed.dataset[0]["design"].shape) == [design["num_channels"]]
     assert list(found.shape) == [image["num_channels"], *image["spatial_shape"]]
     assert str(found.dtype) == f"torch.{image['dtype']}"
     outputs = meta["network_data_format"]["outputs"]
@@ -165,7 +166,7 @@ def test_it_has_what_monai_asks_of_a_bundle_for_inference(bundle, new_cohort):
         space: tensor["num_channels"] for space, tensor in outputs.items()
     }
     wanted = {"type", "format", "modality", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data"}
-    for tensor in (image, *outputs.values()):
+    for tensor in (image, design, *outputs.values()):
         assert wanted | {"channel_def"} == set(tensor)
 
 

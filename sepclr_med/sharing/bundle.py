@@ -110,20 +110,18 @@ def _write_texts(bundle: BundleDir, run: RunDir, config: Config, facts: dict[str
     }
     write_json(bundle.replicate, facts)
     model = load_checkpoint(bundle.weights("model"))[1]
-    covariates = _covariates(bundle)
+    reference = bundle.reference()
+    covariates, n_design = (_covariates(reference), reference.coefficients.shape[1]) if reference else ([], 0)
     spaces = find_method(config).SPACES
-    write_json(bundle.metadata, describe_metadata(config, model, spaces, covariates, installed_versions()))
+    write_json(bundle.metadata, describe_metadata(config, model, spaces, covariates, n_design, installed_versions()))
     write_json(bundle.inference, describe_inference())
     write_text(bundle.path / "docs" / "README.md", write_readme(config, covariates))
     write_text(bundle.path / "docs" / "replicate.md", write_steps(facts))
     write_text(bundle.path / "LICENSE", LICENCE)
 
 
-def _covariates(bundle: BundleDir) -> list[str]:
+def _covariates(reference: NormativeReference) -> list[str]:
     """Return the columns a new participant needs, with the classes that are known."""
-    reference = bundle.reference()
-    if reference is None:
-        return []
     coding = reference.design.coding
     return [*coding.numbers, *(f"{name} ({', '.join(seen)})" for name, seen in coding.levels)]
 

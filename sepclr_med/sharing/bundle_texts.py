@@ -92,6 +92,7 @@ def describe_metadata(
     model: Mapping[str, Any],
     spaces: Sequence[str],
     covariates: Sequence[str],
+    n_design: int,
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return ``metadata.json``.
@@ -105,10 +106,15 @@ def describe_metadata(
         What the network returns.
     covariates : sequence of str
         What the reference needs.
+    n_design : int
+        Columns these become; 0 without a reference.
     versions : mapping of str to str
         Installed packages.
     """
     sizes = {"common": config.method.common_dim, "salient": model["salient_size"]}
+    inputs = {"image": _tensor("image", "magnitude", model["in_channels"], model["spatial_size"], {"0": "image"})}
+    if n_design:
+        inputs["design"] = _tensor("covariates", "design", n_design, [], {"0": "intercept"})
     needs = f" Needs {', '.join(covariates)} of each participant." if covariates else ""
     return {
         "schema": SCHEMA,
@@ -127,9 +133,7 @@ def describe_metadata(
         "references": [PAPER],
         "model_id": model["model_id"],
         "network_data_format": {
-            "inputs": {
-                "image": _tensor("image", "magnitude", model["in_channels"], model["spatial_size"], {"0": "image"})
-            },
+            "inputs": inputs,
             "outputs": {
                 space: _tensor("embedding", "embedding", sizes[space], [], {"0": f"{space}_000"}) for space in spaces
             },
