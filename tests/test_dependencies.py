@@ -1,6 +1,7 @@
 """The lock: exact versions of everything that pyproject.toml reaches, and what is installed agrees. No network."""
 
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -74,6 +75,9 @@ def test_what_is_reached_is_locked_and_installed_as_locked(project, locked):
     assert {name: str(v) for name, v in reached.items() if v != locked[name]} == {}, "run `make setup`"
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11) or sys.platform != "linux", reason="other machines need fewer of the packages"
+)
 def test_nothing_is_locked_that_nothing_reaches(project, locked):
     wanted = [*project["dependencies"], *(text for extra in EXTRAS for text in project["optional-dependencies"][extra])]
     assert sorted(set(locked) - set(reach(wanted))) == []
