@@ -16,6 +16,7 @@ _HOMES = {
     "embed": "embedding",
     "evaluate": "analysis.separation",
     "explain": "anatomy.explanation",
+    "export": "sharing.exporting",
     "find_images": "cohort.bids",
     "fit": "training",
     "link": "analysis.linkage",

@@ -12,11 +12,18 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from sklearn.utils import gen_batches
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
-from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embeddings, write_embeddings
+from sepclr_med.cohort.embeddings import (
+    ID_COLUMNS,
+    embedding_path,
+    read_embeddings,
+    tabulate_factors,
+    write_embeddings,
+)
 from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.config import Config
 from sepclr_med.engine import on_first_process, start_processes
 from sepclr_med.erasing import erase, load_erasures
 from sepclr_med.errors import RunError, UserError
@@ -91,12 +98,7 @@ def embed(
     which = checkpoint or config.evaluation.checkpoint
     if which not in ("last", "best") or batch_size < 1:
         raise UserError(f"embed: checkpoint is last or best, batch size 1 or more; got {which} and {batch_size}")
-    tensors, facts = load_checkpoint(run.checkpoint(which))
-    if which == "last" and facts["epoch"] < config.training.epochs:
-        raise RunError(
-            f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
-            "same `sepclr-med fit` command, or embed with --checkpoint best"
-        )
+    tensors, facts = load_trained(run, config, which)
     cache = Path(cache_dir) if cache_dir else cache_folder(run, config)
     fabric = start_processes(_for_embedding(config.training, devices))
     cached = on_first_process(
@@ -117,25 +119,44 @@ def embed(
         )
     factors = erase(factors, erasures)
     ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
-    tables = {
-        space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)
-        for space, values in factors.items()
-    }
-    written = {
-        "Checkpoint": which,
-        "Epochs": facts["epoch"],
-        "Method": config.method.model_dump(mode="json"),
-        "Backbone": config.network.backbone,
-        "Seed": config.training.seed,
-    }
-    if parts := name_salient_parts(config):
-        written["SalientParts"] = parts
+    tables = tabulate_factors(ids, factors)
+    written = describe_model(config, which, facts["epoch"])
     folder = Path(output_dir) if output_dir else run.embeddings
     told = [str(problem) for problem in cached.problems]
     counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
     counts["processes"] = fabric.world_size
     on_first_process(fabric, lambda: _write(tables, folder, written, run, started, counts))
     return tables
+
+
+def load_trained(run: RunDir, config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the weights a run embeds with, and what their checkpoint says.
+
+    Raises
+    ------
+    RunError
+        When training has not finished.
+    """
+    tensors, facts = load_checkpoint(run.checkpoint(which))
+    if which == "last" and facts["epoch"] < config.training.epochs:
+        raise RunError(
+            f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
+            "same `sepclr-med fit` command, or embed with --checkpoint best"
+        )
+    return tensors, facts
+
+
+def describe_model(config: Config, checkpoint: str, n_epochs: int) -> dict[str, Any]:
+    """Return what the sidecars of embeddings say of the model."""
+    described = {
+        "Checkpoint": checkpoint,
+        "Epochs": n_epochs,
+        "Method": config.method.model_dump(mode="json"),
+        "Backbone": config.network.backbone,
+        "Seed": config.training.seed,
+    }
+    parts = name_salient_parts(config)
+    return {**described, "SalientParts": parts} if parts else described
 
 
 def _for_embedding(training: TrainingConfig, devices: int | None) -> TrainingConfig:
@@ -209,7 +230,3 @@ def _id_table(manifest: pd.DataFrame, run: RunDir, model_id: str) -> pd.DataFram
     ids["split"] = ids["participant_id"].map(own)
     ids["model_id"] = model_id
     return ids
-
-
-def _names(space: str, n: int) -> list[str]:
-    return [f"{space}_{index:03d}" for index in range(n)]

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +20,14 @@ from sepclr_med.errors import RunError
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, mode: int | None = None) -> Iterator[Path]:
     """Give a temporary name in the same folder; rename it to ``path`` if the block succeeds, delete it if not.
+
+    Parameters
+    ----------
+    path : path
+    mode : int or None, default=None
+        Permissions of the file, at no moment wider than that; none means the usual ones.
 
     Raises
     ------
@@ -34,7 +42,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
         _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
@@ -47,16 +55,54 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | Path, text: str) -> Path:
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; rename it to ``path`` if the block succeeds, delete it if not.
+
+    Parameters
+    ----------
+    path : path
+        Absent or empty, unless ``overwrite``.
+    overwrite : bool, default=False
+        Put the new folder in the place of what is there.
+
+    Raises
+    ------
+    RunError
+        When something is there already, or the folder cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file, not a folder; choose another")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise RunError(f"{path}: is not empty; choose another folder, or replace it whole with --overwrite")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}; choose another folder") from error
+    finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str, mode: int | None = None) -> Path:
     """Write a text file atomically, UTF-8 with LF line ends."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mode) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
 
 
-def write_json(path: str | Path, content: Any) -> Path:
+def write_json(path: str | Path, content: Any, mode: int | None = None) -> Path:
     """Write JSON atomically, indented, keys in the order given."""
-    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", mode)
 
 
 def read_json(path: str | Path) -> Any:

@@ -279,6 +279,25 @@ def test_text_of_users_stays_text(poisoned, whole_text):
     assert "<img src=x onerror=alert(2)>" in page.text("h1")
 
 
+def test_ids_are_not_shown_and_addresses_in_cells_are_no_links(run, whole_text):
+    for path in run.rglob("*.tsv"):
+        table = pd.read_csv(path, sep="\t", dtype=str, na_values=["n/a"], keep_default_na=False)
+        for name in table.columns.intersection(["site", "subtype", "variable", "factor", "note", "message", "fix"]):
+            table[name] = "javascript:alert(1)//" + table[name]
+        if "participant_id" in table:
+            table["participant_id"] += HOSTILE
+        write(path, table.rename(columns={"sleep": "javascript:alert(2)", "severity": "javascript:alert(1)//severity"}))
+    text = report(run).read_text(encoding="utf-8")
+    page, clean = Page(text), Page(whole_text)
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in clean.elements}
+    assert {a["href"] for a in page.named("a")} <= {a["href"] for a in clean.named("a")}
+    links = ("href", "src", "action", "formaction", "xlink:href", "data", "style")
+    assert not [a[name] for _, a in page.elements for name in links if "javascript" in (a.get(name) or "")]
+    assert "javascript:alert(1)//" in text
+    # Nothing of a participant's id is on the page, hostile or not.
+    assert "onerror" not in text
+
+
 def test_page_loads_nothing(whole_text):
     page = Page(whole_text)
     policy = next(a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy")

@@ -1,4 +1,4 @@
-"""Verbs around everything: run, compare, controls and doctor."""
+"""Verbs around everything: run, compare, controls, export and doctor."""
 
 from __future__ import annotations
 
@@ -151,6 +151,36 @@ def controls(
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     print_table(pd.DataFrame(summarise(table)), as_json, "controls of the method")
+
+
+@app.command(rich_help_panel="Results")
+def export(
+    run_dir: RunFolder,
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to pass on.")],
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="New random ids; leave out columns that could identify.")
+    ] = False,
+    key: Annotated[Path | None, typer.Option(help="File of new beside old ids, outside the folder.")] = None,
+    drop: Annotated[str | None, typer.Option(help="Columns of participants to leave out, comma-separated.")] = None,
+    report: Annotated[bool, typer.Option(help="Also copy report.html.")] = True,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Write the model instead, as a MONAI bundle without participants.")
+    ] = False,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+) -> None:
+    """Copy what may be passed on: embeddings, tables, maps and report, or the model; no paths, no machine.
+
+    Example: sepclr-med export runs/vbm -o shared --deidentify --key ~/keys/vbm.json
+    """
+    from sepclr_med import export as write
+    from sepclr_med.rundir import read_json
+
+    folder = write(run_dir, output, deidentify, key, listed(drop), report, bundle, overwrite)
+    record = folder / "export.json"
+    for name, reason in read_json(record)["LeftOut"].items() if record.is_file() else ():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    print(f"to be passed on -> {folder}" + (f"; not to be passed on: {key}" if key else ""))
 
 
 @app.command(rich_help_panel="Results")

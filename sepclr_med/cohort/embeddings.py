@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sepclr_med import __version__
@@ -25,6 +26,21 @@ SPACE_TEXT = {
     "canonical": "Canonical factors: the salient space rotated to the principal axes of the training targets, the most "
     "variable first, the sign of each fixed.",
 }
+
+
+def tabulate_factors(ids: pd.DataFrame, factors: Mapping[str, np.ndarray]) -> dict[str, pd.DataFrame]:
+    """Return a table for each space: the ids, and a column for each factor.
+
+    Examples
+    --------
+    >>> ids = pd.DataFrame({"participant_id": ["01"]})
+    >>> tabulate_factors(ids, {"salient": np.zeros((1, 2))})["salient"].columns.tolist()
+    ['participant_id', 'salient_000', 'salient_001']
+    """
+    names = {space: [f"{space}_{index:03d}" for index in range(rows.shape[1])] for space, rows in factors.items()}
+    return {
+        space: pd.concat([ids, pd.DataFrame(rows, columns=names[space])], axis=1) for space, rows in factors.items()
+    }
 
 
 def write_embeddings(tables: Mapping[str, pd.DataFrame], folder: Path, facts: Mapping[str, Any]) -> list[Path]:
