@@ -282,7 +282,7 @@ def _matches(values: pd.Series, name: str, wanted: str) -> pd.Series:
 def _bare(label: str, name: str) -> str:
     """Return a label without its key, and an index without its leading zeros (run 1 is run 01)."""
     label = label.strip().removeprefix(f"{LONG_NAMES.get(name, name)}-")
-    return str(int(label)) if name in ("run", "echo") and label.isdigit() else label
+    return str(int(label)) if name in ("run", "echo") and label.isdecimal() else label
 
 
 def _no_value(name: str, wanted: str, values: pd.Series, suffix: str, images: pd.DataFrame) -> Problem:
