@@ -118,10 +118,12 @@ def restore_state(run: RunDir, state: TrainingState) -> None:
         if state.optimiser:
             restore_optimiser(state.optimiser, tensors)
         state.standardisation = saved_standardisation(tensors)
-        history_table(facts["history"])
+        if not all(isinstance(row, dict) for row in facts["history"]):
+            raise TypeError("a row of the history is none")
+        unfinished = {"step": 0, "totals": None, "seconds": 0.0, **facts.get("unfinished", {})}
+    require_keys(unfinished, {"step": int, "seconds": float}, path)
     state.fitted = facts.get("fitted", {})
     state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]
-    unfinished = facts.get("unfinished", {"step": 0, "totals": None, "seconds": 0.0})
     state.step, state.totals, state.seconds = unfinished["step"], unfinished["totals"], unfinished["seconds"]
 
 

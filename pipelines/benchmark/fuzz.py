@@ -80,7 +80,7 @@ def judge(reader, folder):
         verdict, said = "refused", str(error)
         if "Unable to allocate" in said or "MemoryError" in said:
             verdict = "memory"
-        elif str(folder) not in said and not any(Path(name).name in said for name in before):
+        elif str(folder) not in said and "--set" not in said and not any(Path(name).name in said for name in before):
             verdict = "unnamed"
         elif len(said) > 200_000:
             verdict = "memory"

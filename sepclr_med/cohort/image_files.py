@@ -138,9 +138,7 @@ def open_image(path: str | Path) -> ImageFile:
     head = _read_head(path)
     kind = next((kind for kind in kinds if _may_be(kind, head)), None)
     if kind is None:
-        raise nib.filebasedimages.ImageFileError(
-            "Cannot work out file type: its first bytes are not those of a NIfTI or MGH file"
-        )
+        raise nib.filebasedimages.ImageFileError("no file type: it begins neither as NIfTI nor as MGH")
     header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
     shape = tuple(int(length) for length in header.get_data_shape())
     affine = header.get_affine() if kind is nib.MGHImage else header.get_best_affine()
@@ -189,7 +187,7 @@ def _read_head(path: str) -> bytes:
         # Enough for a header behind whatever a gzip file begins with.
         first = stream.read(64 << 10)
     if first[:2] != GZIP_MAGIC:
-        raise nib.filebasedimages.ImageFileError("empty file" if not first else "it is no compressed file")
+        raise nib.filebasedimages.ImageFileError("empty file" if not first else "it is no gzip file")
     return gzip.GzipFile(fileobj=io.BytesIO(first)).read(HEAD_BYTES)
 
 

@@ -173,8 +173,7 @@ def _read_volume(path: str, known: dict[str, Any]) -> ImageFacts:
     if image.dtype.kind not in "biuf":
         return ImageFacts(**known, failure="not_scalar", detail=f"voxels of type {image.dtype}")
     with np.errstate(all="ignore"):
-        values = image.load().get_fdata(dtype=np.float32, caching="unchanged")
-        return ImageFacts(**known, **_describe_voxels(image, values.reshape((*values.shape, 1, 1, 1)[:3])))
+        return ImageFacts(**known, **_describe_voxels(image, _voxels(image)))
 
 
 def find_bad_affine(affine: np.ndarray) -> str:
@@ -209,6 +208,12 @@ def _describe_header(image: ImageFile) -> dict[str, Any]:
             "placed": placed,
             "grid": hashlib.blake2b(grid.encode(), digest_size=8).hexdigest(),
         }
+
+
+def _voxels(image: ImageFile) -> np.ndarray:
+    """Return the voxels as float32, shape (X, Y, Z)."""
+    values = image.load().get_fdata(dtype=np.float32, caching="unchanged")
+    return values.reshape((*values.shape, 1, 1, 1)[:3])
 
 
 def _describe_voxels(image: ImageFile, values: np.ndarray) -> dict[str, Any]:

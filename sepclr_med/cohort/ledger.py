@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -136,7 +137,7 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
         When the file is absent, cannot be read, or a line does not follow from the one before it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise RunError(f"{path}: the ledger of the sealed test set is gone; put it back where it was")
     previous, entries = "", []
     for number, line in enumerate(_read_lines(path), 1):

@@ -209,7 +209,7 @@ def _say_ragged(counts: pd.Series, path: Path, severity: str) -> list[Problem]:
 
 def _strip(cells: pd.DataFrame) -> pd.DataFrame:
     # As plain objects until the columns are named: text columns are handled one by one, which takes long where many.
-    values = cells.to_numpy(object)
+    values = cells.to_numpy(object, copy=True)
     values.flat = [value.strip() if isinstance(value, str) else "" for value in values.ravel().tolist()]
     return pd.DataFrame(values, index=cells.index, columns=cells.columns, dtype=object)
 
