@@ -26,7 +26,7 @@ from sepclr_med.settings import (
 )
 
 # PyYAML needs seconds for more; the largest recipe here has 6 KB.
-LARGEST_RECIPE = 256 << 10
+LARGEST_RECIPE, DEEPEST = 256 << 10, 50
 
 
 class Config(Section):
@@ -152,6 +152,17 @@ class _PlainLoader(yaml.SafeLoader):
         for tag, make in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
     }
+
+    # PyYAML's time grows with the square of the depth.
+    def fetch_flow_collection_start(self, token: type) -> None:
+        if self.flow_level > DEEPEST:
+            raise yaml.YAMLError("nested too deeply")
+        super().fetch_flow_collection_start(token)
+
+    def add_indent(self, column: int) -> bool:
+        if len(self.indents) > DEEPEST:
+            raise yaml.YAMLError("nested too deeply")
+        return bool(super().add_indent(column))
 
 
 def _load_plain(content: bytes) -> Any:

@@ -269,7 +269,8 @@ def mutate_safetensors(rng, content, others=()):
         known = _spoil_node(rng, known)
         if draw > 0.85 and isinstance(known, dict):
             # Tensors under each other's names, and none of one name.
-            names = [name for name in known if name != "__metadata__"]
+            names = [name for name in known if name != "__metadata__"] or ["none"]
+            known.setdefault(names[0], {})
             one, other = (names[rng.integers(0, len(names))] for _ in range(2))
             known[one], known[other] = known[other], known[one]
             if rng.random() < 0.3:

@@ -22,6 +22,7 @@ SEPARATORS = {".tsv": "\t", ".csv": ","}
 SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 ID_COLUMN = "participant_id"
 MOST_COLUMNS = 5_000
+EMPTY = ("is empty", "write a header line and one line per row")
 EXCEL_FIX = 'in Excel: File > Save As > "CSV UTF-8 (Comma delimited)"'
 
 
@@ -98,6 +99,8 @@ def _decode(path: Path, strict: bool) -> tuple[str, list[Problem]]:
         except UnicodeDecodeError as error:
             problems.append(_encoding_problem(path, content, error.start, strict))
             text = content.decode("cp1252", errors="replace")
+    if not text.strip():
+        raise _refuse(path, *EMPTY)
     if "\x00" in text:
         row = text.count("\n", 0, text.index("\x00")) + 1
         raise _refuse(path, "is not text: it holds NUL characters", "give a CSV or TSV file", row=row)
@@ -131,7 +134,7 @@ def _require_text(path: Path, head: bytes) -> None:
     if b"\x00" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise _refuse(path, "is not text", "give a CSV or TSV file")
     if not head.removeprefix(b"\xef\xbb\xbf").strip():
-        raise _refuse(path, "is empty", "write a header line and one line per row")
+        raise _refuse(path, *EMPTY)
 
 
 def _encoding_problem(path: Path, content: bytes, position: int, strict: bool) -> Problem:
@@ -152,7 +155,12 @@ def _sniff(text: str, path: Path) -> tuple[str, list[Problem]]:
     header = next(line for line in text.split("\n") if line.strip())
     usual = SEPARATORS.get(path.suffix.lower(), "\t")
     order = [usual, *(separator for separator in SEPARATOR_NAMES if separator != usual)]
-    fields = {separator: next(csv.reader([header], delimiter=separator)) for separator in order}
+    try:
+        fields = {separator: next(csv.reader([header], delimiter=separator)) for separator in order}
+    except csv.Error as error:
+        raise _refuse(
+            path, f"the header cannot be read: {error}", "name the columns in the first line", row=1
+        ) from None
     holds_id = [s for s in order if ID_COLUMN in (field.strip().lower() for field in fields[s])]
     separator = holds_id[0] if holds_id else max(order, key=lambda s: len(fields[s]))
     if len(fields[separator]) > MOST_COLUMNS:
