@@ -493,6 +493,13 @@ def test_a_cache_whose_shape_is_none_is_refused(tmp_path, shape):
     refused(RunError, path, VolumeCache, tmp_path, {})
 
 
+def test_a_cache_whose_shape_overflows_holds_nothing(tmp_path):
+    save(tmp_path / "preprocessing.json", json.dumps({"shape": [2**32, 2**32]}))
+    save(tmp_path / "index.tsv", "a" * 64 + "\t0\t00000000\n")
+    save(tmp_path / "volumes.f16", b"xx")
+    assert VolumeCache(tmp_path, {}).rows == {}
+
+
 def test_a_row_given_twice_belongs_to_the_key_it_was_written_for(tmp_path):
     store = VolumeCache(tmp_path, {}, shape=(1, 2, 2, 2))
     store.append([("a" * 64, np.ones((1, 2, 2, 2), np.float16))])

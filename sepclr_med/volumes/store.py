@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class VolumeCache:
     @property
     def row_bytes(self) -> int:
         """Bytes of one volume; the shape must be known."""
-        return int(np.prod(self.shape)) * DTYPE.itemsize
+        return prod(self.shape) * DTYPE.itemsize
 
     def refresh(self) -> None:
         """Read what other processes have added."""
