@@ -90,7 +90,10 @@ def test_many_columns_are_refused_before_they_cost_anything(tmp_path):
     assert "6,000" in refused(ManifestError, path, read_manifest, path)
 
 
-@pytest.mark.parametrize("content", [b"\xfe\xff", b"\xff\xfe\n\x00", "\xa0\n\u2003".encode(), b"a" * 200_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xfe\xff", b"\xff\xfe\n\x00", "\xa0\n\u2003".encode(), "\ufeff\ufeff\n\t\n1;2".encode(), b"a" * 200_000],
+)
 def test_tables_of_nothing_and_endless_names_are_refused(tmp_path, content):
     path = save(tmp_path / "m.csv", content)
     refused(ManifestError, path, read_manifest, path)

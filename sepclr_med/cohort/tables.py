@@ -194,6 +194,8 @@ def _parse(text: str, separator: str, path: Path, severity: str) -> tuple[pd.Dat
     cells.index = counts.index[kept]
     cells = _strip(cells)
     cells = cells[(cells != "").any(axis=1)]
+    if cells.empty:
+        raise _refuse(path, *EMPTY)
     problems = _say_ragged(counts.loc[counts.index.isin(cells.index) | ~kept], path, severity)
     return cells, problems + (_swallowed_rows(cells, separator, path) if '"' in text else [])
 
