@@ -99,6 +99,8 @@ def _decode(path: Path, strict: bool) -> tuple[str, list[Problem]]:
         except UnicodeDecodeError as error:
             problems.append(_encoding_problem(path, content, error.start, strict))
             text = content.decode("cp1252", errors="replace")
+    # Programs that write a byte order mark into a file that has one leave two.
+    text = text.lstrip("\ufeff")
     if not text.strip():
         raise _refuse(path, *EMPTY)
     if "\x00" in text:
@@ -183,6 +185,8 @@ def _parse(text: str, separator: str, path: Path, severity: str) -> tuple[pd.Dat
         options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
         cells = pd.read_csv(io.StringIO(text), sep=separator, on_bad_lines="skip", **options)
         counts = _count_cells(text, separator)
+    except pd.errors.EmptyDataError:
+        raise _refuse(path, *EMPTY) from None
     except (pd.errors.ParserError, csv.Error) as error:
         row = re.search(r"EOF inside string starting at row (\d+)", str(error))
         fix = "close or remove it"
