@@ -26,7 +26,7 @@ from sepclr_med.settings import (
 )
 
 # PyYAML needs seconds for more; the largest recipe here has 6 KB.
-LARGEST_RECIPE, DEEPEST = 256 << 10, 50
+LARGEST_RECIPE, DEEPEST = 64 << 10, 50
 
 
 class Config(Section):
