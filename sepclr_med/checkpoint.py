@@ -13,17 +13,18 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from sepclr_med.errors import RunError
-from sepclr_med.rundir import atomic_path, write_json
+from sepclr_med.errors import RunError, UserError, describe_lost_resource
+from sepclr_med.rundir import atomic_path, require_keys, write_json
 from sepclr_med.volumes.standardisation import Standardisation
 
 logger = logging.getLogger(__name__)
@@ -67,22 +68,58 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises
     ------
     RunError
-        When the file is absent, truncated, damaged or not a checkpoint.
+        When the file is absent, truncated, changed since, or not a checkpoint.
     """
     if not path.is_file():
         raise RunError(f"{path}: no such checkpoint; train first with `sepclr-med fit MANIFEST RUN_DIR`")
     try:
         with safe_open(path, framework="pt") as stream:
-            said = stream.metadata()
-            state = json.loads(said["state"])
+            metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        if said.get("crc32") not in (None, _checksum(tensors, said["state"])):
-            raise ValueError("its bytes are not those that were written")
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        found = " ".join(str(error).split())
-        fix = REMEDIES.get(path.stem, "delete it and run the same `sepclr-med fit` command again")
-        raise RunError(f"{path}: not a readable checkpoint ({found}); {fix}") from None
+        state = json.loads(metadata["state"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OSError) as error:
+        raise unfit_checkpoint(path, error) from None
+    # Checkpoints of earlier versions have none.
+    if metadata.get("crc32", own := _checksum(tensors, metadata["state"])) != own:
+        raise unfit_checkpoint(path, "its checksum is wrong: it was damaged or changed")
+    require_keys(state, {}, path)
     return tensors, state
+
+
+def unfit_checkpoint(path: Path, reason: BaseException | str) -> RunError:
+    """Return the error of a file that is no checkpoint, or one of something else."""
+    said = " ".join(str(reason).split())[:300]
+    fix = REMEDIES.get(path.stem, "delete it and run the same `sepclr-med fit` command again")
+    return RunError(f"{path}: not a readable checkpoint ({said}); {fix}")
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what a checkpoint lacks, or holds in another shape, into a :class:`RunError` while it is put to use.
+
+    Raises
+    ------
+    RunError
+        Naming the file.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        if isinstance(error, UserError) or describe_lost_resource(error):
+            raise
+        raise unfit_checkpoint(path, f"it is of another model: {error}") from error
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str = "network.") -> None:
+    """Put the weights of a checkpoint into a network.
+
+    Raises
+    ------
+    RunError
+        When they are not this network's.
+    """
+    with fitting(path):
+        network.load_state_dict(network_weights(tensors, prefix))
 
 
 def keep_as(path: Path, other: Path) -> None:
@@ -124,11 +161,13 @@ def mend_latest(path: Path, previous: Path) -> None:
         logger.warning("%s (done: the checkpoint after epoch %d takes its place)", error, state["epoch"])
 
 
-def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
-    found = zlib.crc32(state.encode())
+def _checksum(tensors: Mapping[str, Tensor], said: str) -> str:
+    checksum = zlib.crc32(said.encode())
     for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), found))
-    return f"{found:08x}"
+        checksum = zlib.crc32(name.encode(), checksum)
+        # Bytes, because numpy does not know every type of torch.
+        checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), checksum)
+    return f"{checksum:08x}"
 
 
 def weights_id(weights: Mapping[str, Tensor]) -> str:
@@ -171,7 +210,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({**whole, "state": state})
 
 
-def network_weights(tensors: dict[str, Tensor], prefix: str = "network.") -> dict[str, Tensor]:
+def network_weights(tensors: Mapping[str, Tensor], prefix: str = "network.") -> dict[str, Tensor]:
     """Return the network's part of a checkpoint, or another one."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sepclr_med.errors import ConfigError, Problem, did_you_mean
+from sepclr_med.errors import ConfigError, Problem, did_you_mean, make_printable
 from sepclr_med.settings import (
     CohortConfig,
     EvaluationConfig,
@@ -24,6 +24,9 @@ from sepclr_med.settings import (
     ViewsConfig,
     VolumesConfig,
 )
+
+# PyYAML needs seconds for more; the largest recipe here has 6 KB.
+LARGEST_RECIPE, DEEPEST = 64 << 10, 50
 
 
 class Config(Section):
@@ -97,13 +100,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping; anything else is a :class:`ConfigError`."""
     fix = "see pipelines/ for recipes that work"
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with open(path, "rb") as stream:
+            values = _load_plain(stream.read(LARGEST_RECIPE + 1))
+    except (OSError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot be read as YAML", [Problem(said, file=str(path), fix=fix)]) from None
     if not isinstance(values, dict | None):
         raise ConfigError(
-            f"{path}: not a recipe", [Problem("expected sections with keys", got=type(values).__name__, fix=fix)]
+            f"{path}: not a recipe",
+            [Problem("expected sections with keys", got=type(values).__name__, fix=fix)],
         )
     return values or {}
 
@@ -130,9 +135,66 @@ def parse_value(text: str) -> Any:
     (['a', 2], 'a: b: c')
     """
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+        return _load_plain(text.encode())
+    except (yaml.YAMLError, UnicodeEncodeError):
+        return make_printable(text)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's texts, numbers, lists and mappings; dates stay the texts they are written as."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        start: [(tag, form) for tag, form in forms if not tag.endswith(":timestamp")]
+        for start, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors: ClassVar = {
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+    }
+
+    # PyYAML's time grows with the square of the depth.
+    def fetch_flow_collection_start(self, token: type) -> None:
+        if self.flow_level > DEEPEST:
+            raise yaml.YAMLError("nested too deeply")
+        super().fetch_flow_collection_start(token)
+
+    def add_indent(self, column: int) -> bool:
+        if len(self.indents) > DEEPEST:
+            raise yaml.YAMLError("nested too deeply")
+        return bool(super().add_indent(column))
+
+
+def _load_plain(content: bytes) -> Any:
+    """Read YAML of bounded size, everything else a :class:`yaml.YAMLError`."""
+    if len(content) > LARGEST_RECIPE:
+        raise yaml.YAMLError(f"larger than {LARGEST_RECIPE} bytes")
+    try:
+        value = yaml.load(content.decode("utf-8-sig"), _PlainLoader)  # noqa: S506, safer than the safe one
+        _require_small(value)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+    except (ValueError, LookupError) as error:
+        # PyYAML's constructors let these through, of a number or a tag that is none.
+        raise yaml.YAMLError(f"a value that is none ({error})") from None
+    return value
+
+
+def _require_small(value: Any) -> None:
+    """Refuse what is short as a file and endless when written out, because names (&a, *a) stand for lists of names."""
+    left, n_characters = [value], 0
+    while left:
+        part = left.pop()
+        # Encoded, because half a character (\\ud83d) is none.
+        n_characters += len(part.encode()) + 1 if isinstance(part, str) else 1
+        if n_characters > 4 * LARGEST_RECIPE:
+            raise yaml.YAMLError("names (&a, *a) stand for too much")
+        if isinstance(part, dict):
+            if odd := [key for key in part if not isinstance(key, str)]:
+                raise yaml.YAMLError(f"a key that is no text; put quotes around {odd[0]}")
+            left += [*part, *part.values()]
+        elif isinstance(part, list):
+            left += part
 
 
 def _problem(detail: Any, source: str) -> Problem:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import joblib
 import pandas as pd
@@ -67,6 +68,20 @@ class Job:
         """
         word = "".join(c if c.isalnum() or c in "-." else "+" for c in self.fold)
         return f"fold-{word}_seed-{self.seed}"
+
+
+def read_plan(run: RunDir) -> dict[str, Any]:
+    """Return the folds and seeds of a cross-fit.
+
+    Raises
+    ------
+    RunError
+        When ``crossfit.json`` is none.
+    """
+    plan = read_json(run.cross_fit, {"folds": list, "seeds": list})
+    if {type(fold) for fold in plan["folds"]} - {str} or {type(seed) for seed in plan["seeds"]} - {int}:
+        raise RunError(f"{run.cross_fit}: folds should be texts and seeds whole numbers; mend or delete it")
+    return plan
 
 
 def plan_cross_fit(
@@ -122,7 +137,7 @@ def plan_cross_fit(
         require_trainable(leave_out(rows, fold), config)
     run = RunDir(run_dir)
     open_run(run, rows.assign(split="test"), config, overwrite)
-    before = read_json(run.cross_fit) if run.cross_fit.is_file() else {"folds": folds, "seeds": []}
+    before = read_plan(run) if run.cross_fit.is_file() else {"folds": folds, "seeds": []}
     if before["folds"] != folds:
         raise RunError(f"{run.path}: holds a cross-fit of other folds; use another folder or --overwrite")
     first = config.training.seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lightning_fabric import Fabric
 from sklearn.utils import gen_batches
 from torch import Tensor, distributed, nn
 
-from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
+from sepclr_med.checkpoint import fitting, load_checkpoint, saved_standardisation
 from sepclr_med.cohort.embeddings import (
     ID_COLUMNS,
     embedding_path,
@@ -38,6 +39,7 @@ from sepclr_med.rendering import load_rendering
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder, read_config
 from sepclr_med.settings import TrainingConfig
+from sepclr_med.training_state import load_model
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.reader import VolumeReader
 from sepclr_med.volumes.voxel_pca import VoxelPCA
@@ -98,7 +100,7 @@ def embed(
     which = checkpoint or config.evaluation.checkpoint
     if which not in ("last", "best") or batch_size < 1:
         raise UserError(f"embed: checkpoint is last or best, batch size 1 or more; got {which} and {batch_size}")
-    tensors, facts = load_trained(run, config, which)
+    network, tensors, facts = load_trained(run, config, which)
     cache = Path(cache_dir) if cache_dir else cache_folder(run, config)
     fabric = start_processes(_for_embedding(config.training, devices))
     cached = on_first_process(
@@ -107,8 +109,6 @@ def embed(
     kept = np.flatnonzero(cached.rows >= 0)
     rendering = load_rendering(run, manifest, config)
     read = VolumeReader(cached, saved_standardisation(tensors), fabric.device, config.volumes.resident_share, rendering)
-    network = build_network(config, facts["in_channels"], facts["spatial_size"])
-    network.load_state_dict(network_weights(tensors))
     factors = _embed_rows(fabric, run, network, read, kept, batch_size)
     if config.method.name == "covariates":
         factors |= embed_table(facts["fitted"], manifest.iloc[kept])
@@ -129,21 +129,25 @@ def embed(
     return tables
 
 
-def load_trained(run: RunDir, config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights a run embeds with, and what their checkpoint says.
+def load_trained(run: RunDir, config: Config, which: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """Return the network a run embeds with, and what else its checkpoint holds.
 
     Raises
     ------
     RunError
-        When training has not finished.
+        When training has not finished, or the checkpoint cannot be read.
     """
-    tensors, facts = load_checkpoint(run.checkpoint(which))
+
+    def build(facts: Mapping[str, Any]) -> nn.Module:
+        return build_network(config, facts["in_channels"], facts["spatial_size"])
+
+    network, tensors, facts = load_model(run.checkpoint(which), build)
     if which == "last" and facts["epoch"] < config.training.epochs:
         raise RunError(
             f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
             "same `sepclr-med fit` command, or embed with --checkpoint best"
         )
-    return tensors, facts
+    return network, tensors, facts
 
 
 def describe_model(config: Config, checkpoint: str, n_epochs: int) -> dict[str, Any]:
@@ -157,6 +161,22 @@ def describe_model(config: Config, checkpoint: str, n_epochs: int) -> dict[str, 
     }
     parts = name_salient_parts(config)
     return {**described, "SalientParts": parts} if parts else described
+
+
+def load_voxel_pca(path: Path) -> VoxelPCA:
+    """Return the plain baseline of a run.
+
+    Raises
+    ------
+    RunError
+        When it cannot be read.
+    """
+    tensors, _ = load_checkpoint(path)
+    with fitting(path):
+        mean, components = tensors["mean"], tensors["components"]
+        if components.shape[1:] != mean.shape:
+            raise ValueError(f"components of shape {tuple(components.shape)} and a mean of {tuple(mean.shape)}")
+        return VoxelPCA(mean, components)
 
 
 def _for_embedding(training: TrainingConfig, devices: int | None) -> TrainingConfig:
@@ -200,8 +220,8 @@ def _embed_rows(
 ) -> dict[str, np.ndarray]:
     """Return the representations and the baseline's scores of these manifest rows, in order, in float32."""
     network = channels_last(network).to(read.device).eval()
-    baseline, _ = load_checkpoint(run.voxel_pca)
-    pca = VoxelPCA(baseline["mean"].to(read.device), baseline["components"].to(read.device))
+    pca = load_voxel_pca(run.voxel_pca)
+    pca = VoxelPCA(pca.mean.to(read.device), pca.components.to(read.device))
     n_channels = read.cached.array.shape[1]
     own = rows[fabric.global_rank :: fabric.world_size]
     batches = [own[part] for part in gen_batches(own.size, batch_size)]

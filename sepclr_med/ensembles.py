@@ -15,11 +15,11 @@ from sepclr_med.analysis.alignment import align_tables
 from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings, write_embeddings, write_spread
 from sepclr_med.cohort.manifest import read_manifest
-from sepclr_med.crossfitting import Job, is_done
+from sepclr_med.crossfitting import Job, is_done, read_plan
 from sepclr_med.embedding import embed, embeddings_are_current
 from sepclr_med.errors import RunError
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, read_json
+from sepclr_med.rundir import RunDir
 
 
 def embed_cross_fitted(
@@ -51,7 +51,7 @@ def embed_cross_fitted(
         When a fold has no finished model.
     """
     started = datetime.now(timezone.utc)
-    run, plan = RunDir(run_dir), read_json(RunDir(run_dir).cross_fit)
+    run, plan = RunDir(run_dir), read_plan(RunDir(run_dir))
     done = [job for seed in plan["seeds"] for fold in plan["folds"] if is_done(run, job := Job(fold, seed))]
     if absent := sorted(set(plan["folds"]) - {job.fold for job in done}):
         raise RunError(f"{run.path}: no finished model of fold {', '.join(absent)}; run the same `fit` command again")

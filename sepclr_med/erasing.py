@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
+from sepclr_med.checkpoint import fitting, load_checkpoint, save_checkpoint
 from sepclr_med.inference import represent
 from sepclr_med.methods.erasure import Erasure, fit_erasure, leading_scores
 from sepclr_med.volumes.reader import VolumeReader
@@ -62,7 +62,8 @@ def load_erasures(path: Path) -> dict[str, Erasure]:
         return {}
     arrays, state = load_checkpoint(path)
     names = ("centre", "projection")
-    return {space: Erasure(*(arrays[f"{space}.{name}"].numpy() for name in names)) for space in state["spaces"]}
+    with fitting(path):
+        return {space: Erasure(*(arrays[f"{space}.{name}"].numpy() for name in names)) for space in state["spaces"]}
 
 
 def erase(spaces: Mapping[str, np.ndarray], erasures: Mapping[str, Erasure]) -> dict[str, np.ndarray]:

@@ -71,13 +71,16 @@ class Problem:
         ]
         place = ", ".join(part for part in where if part)
         said = "; ".join(part for part in what if part)
-        return f"{place}: {said}" if place else said
+        return make_printable(f"{place}: {said}" if place else said)
 
 
 class UserError(ValueError):
     """A problem in the user's data, table, configuration or disk, not in the program."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return make_printable(super().__str__())
 
 
 class ProblemsError(UserError):
@@ -123,6 +126,22 @@ class PreemptedError(RunError):
 
 class TooFewError(UserError):
     """Too few participants for what was asked: nothing to mend but the question."""
+
+
+def make_printable(text: str) -> str:
+    r"""Return a text with every character that a terminal would obey, or could not show, written as its code.
+
+    Names and cells come from files of anybody: they must not colour, clear or reorder what is printed, and file names
+    need not be Unicode.
+
+    Examples
+    --------
+    >>> make_printable("sub-01\x1b[2J")
+    'sub-01\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

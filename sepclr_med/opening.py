@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.cohort.ledger import append_event, hash_hypotheses, read_ledger
-from sepclr_med.errors import UserError
+from sepclr_med.errors import RunError, UserError
 from sepclr_med.rundir import RunDir, read_json
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
@@ -74,10 +76,16 @@ def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
     # The embeddings of a cross-fit hold nobody of the test set, though all of them are held out.
     if not run.seal.is_file() or run.cross_fit.is_file():
         return None
-    seal = read_json(run.seal)
-    if seal["test_sha256"] is None and not (run.path / seal["ledger"]).is_file():
-        return None
-    return read_ledger(run.path / seal["ledger"])
+    ledger, is_sealed = _sealed_by(run)
+    return read_ledger(ledger) if is_sealed or os.path.isfile(ledger) else None
+
+
+def _sealed_by(run: RunDir) -> tuple[Path, bool]:
+    """Return the ledger that a run names, and whether it was there when the run was made."""
+    seal = read_json(run.seal, {"ledger": str})
+    if not seal["ledger"].endswith(".ledger.jsonl"):
+        raise RunError(f"{run.seal}: names no ledger ({seal['ledger'][:80]}); mend or delete it")
+    return run.path / seal["ledger"], seal.get("test_sha256") is not None
 
 
 def _without_test(table: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +95,7 @@ def _without_test(table: pd.DataFrame) -> pd.DataFrame:
 def _open(run: RunDir, verb: str, reason: str, hypotheses: Mapping[str, Any] | None) -> str:
     if not reason.strip():
         raise UserError("--open-test: say why the test set is opened")
-    ledger = run.path / read_json(run.seal)["ledger"]
+    ledger, _ = _sealed_by(run)
     asked = hash_hypotheses(hypotheses) if hypotheses else None
     model = read_embeddings(run.embeddings)["salient"]["model_id"].iloc[0]
     facts = {"verb": verb, "run": run.path.resolve().name, "model_id": model, "reason": reason.strip()}
@@ -95,7 +103,7 @@ def _open(run: RunDir, verb: str, reason: str, hypotheses: Mapping[str, Any] | N
     entries = read_ledger(ledger)
     events = [entry["event"] for entry in entries]
     first, n = events.index("opened"), events.count("opened")
-    frozen = [entry["at"] for entry in entries[:first] if entry.get("sha256") == asked and asked]
+    frozen = [entry.get("at", "") for entry in entries[:first] if entry.get("sha256") == asked and asked]
     times = "for the first time" if n == 1 else f"again, the opening number {n} in its ledger"
     words = f"The sealed test set was opened {times} ({reason.strip()})"
     if verb != "link":

@@ -147,12 +147,13 @@ class _Done:
         self.state = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def needs(self, step: str, *files: Path) -> bool:
-        known = read_json(self.file) if self.file.is_file() else {}
-        return known.get(step) != self.state or not all(path.is_file() for path in files)
+        return self._known().get(step) != self.state or not all(path.is_file() for path in files)
 
     def mark(self, step: str) -> None:
-        known = read_json(self.file) if self.file.is_file() else {}
-        write_json(self.file, {**known, step: self.state})
+        write_json(self.file, {**self._known(), step: self.state})
+
+    def _known(self) -> dict[str, str]:
+        return read_json(self.file, {}) if self.file.is_file() else {}
 
 
 def _explain(run: RunDir, config: Config, say: Callable[[str], None]) -> None:

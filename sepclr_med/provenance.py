@@ -76,5 +76,5 @@ def record_step(path: Path, step: str, started: datetime, facts: Mapping[str, An
     path.parent.mkdir(parents=True, exist_ok=True)
     # Steps that end at the same time must not forget one another.
     with FileLock(path.with_name(f".{path.name}.lock")):
-        earlier = read_json(path)["steps"] if path.is_file() else []
+        earlier = read_json(path, {"steps": list})["steps"] if path.is_file() else []
         return write_json(path, {"steps": [*earlier, entry]})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
+from sepclr_med.checkpoint import fitting, load_checkpoint, save_checkpoint
 from sepclr_med.config import Config
 from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.methods import needs_reference
@@ -93,7 +94,20 @@ def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Renderin
     """
     if not needs_reference(config):
         return None
-    return render_with(NormativeReference.from_state(*load_checkpoint(run.reference)), table)
+    return render_with(load_reference(run.reference), table)
+
+
+def load_reference(path: Path) -> NormativeReference:
+    """Return the reference of a run.
+
+    Raises
+    ------
+    RunError
+        When it cannot be read.
+    """
+    tensors, state = load_checkpoint(path)
+    with fitting(path):
+        return NormativeReference.from_state(tensors, state)
 
 
 def assign_folds(rows: pd.DataFrame, is_background: np.ndarray, n_folds: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,12 +105,51 @@ def write_json(path: str | Path, content: Any, mode: int | None = None) -> Path:
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", mode)
 
 
-def read_json(path: str | Path) -> Any:
-    """Read JSON; anything else is a :class:`RunError` that names the file."""
+def read_json(path: str | Path, keys: Mapping[str, type] | None = None) -> Any:
+    """Read JSON, an object with these keys and types of values where they are given.
+
+    Raises
+    ------
+    RunError
+        For anything else, naming the file.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: not readable JSON ({error}); mend or delete it") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if keys is not None:
+        require_keys(content, keys, path)
+    return content
+
+
+def require_keys(content: Any, keys: Mapping[str, type], path: str | Path) -> None:
+    """Refuse what is no mapping, or has a key missing or of another type.
+
+    Raises
+    ------
+    RunError
+        Naming the file and every such key.
+
+    Examples
+    --------
+    >>> require_keys({"steps": 3}, {"steps": list}, "provenance.json")
+    Traceback (most recent call last):
+    ...
+    sepclr_med.errors.RunError: provenance.json: not what belongs there (steps should be a list); mend or delete it
+    """
+    if isinstance(content, dict):
+        wrong = [f"{key} should be a {kind.__name__}" for key, kind in keys.items() if not _is(content.get(key), kind)]
+    else:
+        wrong = ["it should be an object with keys"]
+    if wrong:
+        raise RunError(f"{path}: not what belongs there ({', '.join(wrong)}); mend or delete it")
+
+
+def _is(value: Any, kind: type) -> bool:
+    # To Python True is a whole number, and a whole number no float.
+    return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> Path:

@@ -20,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from sepclr_med.checkpoint import load_checkpoint, mend_latest, network_weights, save_checkpoint
+from sepclr_med.checkpoint import load_checkpoint, load_weights, mend_latest, save_checkpoint
 from sepclr_med.cohort.labels import Labels, Wanted, encode_labels
 from sepclr_med.cohort.manifest import manifest_hash
 from sepclr_med.cohort.trainable import require_both_groups, require_trainable
@@ -38,7 +38,7 @@ from sepclr_med.preemption import StopRequest, listening
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rendering import fit_reference, load_rendering
-from sepclr_med.rundir import RunDir, write_table
+from sepclr_med.rundir import RunDir, require_keys, write_table
 from sepclr_med.runs import cache_folder, open_run
 from sepclr_med.settings import CLOSED_FORM, TrainingConfig
 from sepclr_med.training_state import TrainingState, history_table, restore_state, save_state
@@ -187,10 +187,12 @@ def is_finished(run: RunDir, config: Config) -> bool:
     if not all(path.is_file() for path in files):
         return False
     try:
-        return bool(load_checkpoint(run.checkpoint())[1]["epoch"] >= config.training.epochs)
+        facts = load_checkpoint(run.checkpoint())[1]
+        require_keys(facts, {"epoch": int}, run.checkpoint())
     except RunError:
         # Damaged: fit goes on from the checkpoint before.
         return False
+    return bool(facts["epoch"] >= config.training.epochs)
 
 
 def _hash_volumes(cached: CachedVolumes) -> str:
@@ -317,7 +319,7 @@ def _fit_erasures(read: VolumeReader, state: TrainingState, cohort: Cohort, conf
     columns = [cohort.labels.numbers[rows][:, place] for place in places]
     known = np.concatenate([np.empty((rows.size, 0)), *columns], axis=1)
     for which in _embeddable(run):
-        state.network.load_state_dict(network_weights(load_checkpoint(run.checkpoint(which))[0]))
+        load_weights(state.network, load_checkpoint(run.checkpoint(which))[0], run.checkpoint(which))
         fit_erasures(run.erasure(which), state.network.eval(), read, rows, known, config.method.erase_salient)
 
 

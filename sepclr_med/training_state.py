@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sepclr_med.checkpoint import (
+    fitting,
     keep_as,
     load_checkpoint,
-    network_weights,
+    load_weights,
     optimiser_tensors,
     restore_optimiser,
     save_checkpoint,
     saved_standardisation,
+    unfit_checkpoint,
     weights_id,
 )
+from sepclr_med.cohort.image_files import MAX_VOXELS
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import RunDir, write_table
+from sepclr_med.rundir import RunDir, require_keys, write_table
 from sepclr_med.volumes.standardisation import Standardisation
+
+# What resuming and embedding read from a checkpoint.
+FACTS = {"epoch": int, "best": float, "history": list, "model_id": str, "volumes_sha256": str}
+FACTS |= {"in_channels": int, "spatial_size": list}
 
 
 @dataclass
@@ -94,23 +104,57 @@ def restore_state(run: RunDir, state: TrainingState) -> None:
     RunError
         When the checkpoint cannot be read, or the training images are not those it was made with.
     """
-    tensors, facts = load_checkpoint(run.checkpoint())
+    path = run.checkpoint()
+    tensors, facts = load_checkpoint(path)
+    require_keys(facts, FACTS, path)
     if facts["volumes_sha256"] != state.hashes["volumes_sha256"]:
         raise RunError(
             f"{run.path}: the training images are not those this run began with (other content under the same names, "
             "or other images can be read); restore them, or start over with --overwrite"
         )
-    for leftover in run.checkpoint().parent.glob(".*"):
+    for leftover in path.parent.glob(".*"):
         leftover.unlink(missing_ok=True)
-    state.network.load_state_dict(network_weights(tensors))
-    state.loss.load_state_dict(network_weights(tensors, "loss."))
-    if state.optimiser:
-        restore_optimiser(state.optimiser, tensors)
+    load_weights(state.network, tensors, path)
+    load_weights(state.loss, tensors, path, "loss.")
+    with fitting(path):
+        if state.optimiser:
+            restore_optimiser(state.optimiser, tensors)
+        state.standardisation = saved_standardisation(tensors)
+        if not all(isinstance(row, dict) for row in facts["history"]):
+            raise TypeError("a row of the history is none")
+        unfinished = {"step": 0, "totals": None, "seconds": 0.0, **facts.get("unfinished", {})}
+    require_keys(unfinished, {"step": int, "seconds": float}, path)
     state.fitted = facts.get("fitted", {})
-    state.standardisation = saved_standardisation(tensors)
     state.epoch, state.history, state.best = facts["epoch"], facts["history"], facts["best"]
-    unfinished = facts.get("unfinished", {"step": 0, "totals": None, "seconds": 0.0})
     state.step, state.totals, state.seconds = unfinished["step"], unfinished["totals"], unfinished["seconds"]
+
+
+def load_model(
+    path: Path, build: Callable[[Mapping[str, Any]], nn.Module]
+) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """Return the network of a checkpoint with its weights, and what else the checkpoint holds.
+
+    Parameters
+    ----------
+    path : Path
+        From :meth:`sepclr_med.rundir.RunDir.checkpoint`.
+    build : callable
+        Makes the untrained network from what the checkpoint says.
+
+    Raises
+    ------
+    RunError
+        When the checkpoint cannot be read, or is of another model.
+    """
+    tensors, facts = load_checkpoint(path)
+    require_keys(facts, FACTS, path)
+    sizes = [facts["in_channels"], *facts["spatial_size"]]
+    if not all(type(size) is int and size > 0 for size in sizes) or prod(sizes) > MAX_VOXELS:
+        raise unfit_checkpoint(path, f"channels and voxels of {sizes}")
+    with fitting(path):
+        network = build(facts)
+    load_weights(network, tensors, path)
+    return network, tensors, facts
 
 
 def history_table(history: list[dict[str, Any]]) -> pd.DataFrame:

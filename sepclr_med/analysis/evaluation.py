@@ -116,7 +116,7 @@ def evaluate_files(
 def read_separation(run: RunDir) -> pd.DataFrame:
     """Read back what :func:`evaluate_run` wrote, the card in ``attrs["card"]``."""
     table = pd.read_csv(run.separation, sep="\t", na_values=["n/a"], keep_default_na=False)
-    card = read_json(run.analysis("card.json"))
+    card = read_json(run.analysis("card.json"), {"notes": list})
     table.attrs = {"card": card, "notes": card["notes"]}
     return table
 

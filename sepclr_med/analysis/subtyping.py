@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from sepclr_med.analysis.linkage import Linkage
 from sepclr_med.analysis.participants import Participants, mean_factors
 from sepclr_med.analysis.subtypes import Subtypes, find_subtypes
 from sepclr_med.errors import ManifestError
+from sepclr_med.rundir import read_json
 
 SMALLEST_GROUP = 5
 NUISANCES = ("site", "scanner", "sex")
@@ -93,7 +93,7 @@ def assign_subtypes(facts_file: str | Path, salient: pd.DataFrame) -> pd.DataFra
     DataFrame or None
         ``participant_id group probability ...``; None when the run found a continuum or did not seek groups.
     """
-    facts = json.loads(Path(facts_file).read_text(encoding="utf-8"))
+    facts = read_json(facts_file, {})
     if not facts.get("groups"):
         return None
     means = mean_factors(salient)

@@ -91,7 +91,7 @@ def read_tables(folder: Path) -> RunTables:
         if not fits:
             raise RunError(f"{path.with_suffix('.json')}: no Loadings and Centre that fit the table; embed again")
     sidecar = folder / "desc-salient_embedding.json"
-    checkpoint = read_json(sidecar).get("Checkpoint") if sidecar.is_file() else None
+    checkpoint = read_json(sidecar, {}).get("Checkpoint") if sidecar.is_file() else None
     return RunTables(tables, loadings, centre, checkpoint)
 
 

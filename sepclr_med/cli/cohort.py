@@ -110,7 +110,7 @@ def make_manifest(
     dictionary, sidecar = describe_columns(table), output.with_suffix(".json")
     if append:
         table = append_rows(output, table)
-        dictionary |= read_json(sidecar) if sidecar.is_file() else {}
+        dictionary |= read_json(sidecar, {}) if sidecar.is_file() else {}
     write_manifest(table, output)
     write_json(sidecar, dictionary)
     diagnoses = ", ".join(f"{n} {name}" for name, n in table["diagnosis"].value_counts(dropna=False).items())

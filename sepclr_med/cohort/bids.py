@@ -146,6 +146,10 @@ def _find_root(bids_dir: Path, derivative: str | None) -> Path:
     if derivative is None:
         return bids_dir
     root = bids_dir / "derivatives" / derivative
+    if ".." in root.parts or Path(derivative).is_absolute():
+        fix = "give the name of a folder under derivatives/"
+        climbs = Problem("leads out of the dataset", str(bids_dir), got=derivative, fix=fix, code="no_derivative")
+        raise ManifestError(f"{bids_dir}: no derivative {derivative}", [climbs])
     if root.is_dir():
         return root
     there = sorted(entry.name for entry in root.parent.iterdir() if entry.is_dir()) if root.parent.is_dir() else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,20 +97,22 @@ def scan_images(root: str | Path, suffix: str) -> Scan:
     records: list[dict[str, str | None]] = []
     broken: list[str] = []
     strange: list[str] = []
+    outside: list[str] = []
     with report_progress("reading folders", len(scan.participants)) as advance:
         for participant in scan.participants:
             for entry, session in _files(os.path.join(root, participant), scan):
                 parsed = parse_name(entry.name)
-                if parsed is None:
+                if parsed is None or not entry.path.isprintable():
                     strange += [entry.path] if entry.name.endswith(EXTENSIONS) else []
                     continue
                 scan.suffixes[parsed[1]] += 1
                 if parsed[1] == suffix:
                     broken += [] if os.path.isfile(entry.path) else [entry.path]
+                    outside += [entry.path] if leads_out(entry.path, [root]) else []
                     records.append(_record(entry.path, parsed, participant, session, scan))
             advance()
     scan.images = _frame(records)
-    scan.problems += _say_odd_files(strange, broken, root)
+    scan.problems += _say_odd_files(strange, broken, outside, root)
     return scan
 
 
@@ -251,10 +253,27 @@ def _frame(records: list[dict[str, str | None]]) -> pd.DataFrame:
     return images.drop(columns="session_id") if images["session_id"].isna().all() else images
 
 
-def _say_odd_files(strange: list[str], broken: list[str], root: str) -> list[Problem]:
+def leads_out(path: str | Path, roots: Iterable[str | Path]) -> bool:
+    """Return whether a path in a dataset leads out of it by a link.
+
+    git-annex and datalad keep contents in ``.git/annex/objects`` and put links to them in their places. Where a clone
+    shares contents with another, those lie outside of it; they count as its own.
+
+    Examples
+    --------
+    >>> leads_out("/data/../etc/passwd", ["/data"]), leads_out("/data/sub-01", ["/data"])
+    (True, False)
+    """
+    real = os.path.realpath(path)
+    inside = any(real.startswith(os.path.join(os.path.realpath(root), "")) for root in roots)
+    return not inside and "/annex/objects/" not in Path(real).as_posix()
+
+
+def _say_odd_files(strange: list[str], broken: list[str], outside: list[str], root: str) -> list[Problem]:
     problems = []
     for paths, message, fix, code in (
         (strange, "not named as BIDS asks, left out", "rename as sub-LABEL_[KEY-VALUE_...]SUFFIX.nii.gz", "odd_name"),
+        (outside, "links that lead out of the dataset", "nothing, if you linked them yourself", "link_outside"),
         (broken, "links to a file that is not there", "fetch it first (datalad get, git annex get)", "broken_link"),
     ):
         if paths:
@@ -282,7 +301,7 @@ def _matches(values: pd.Series, name: str, wanted: str) -> pd.Series:
 def _bare(label: str, name: str) -> str:
     """Return a label without its key, and an index without its leading zeros (run 1 is run 01)."""
     label = label.strip().removeprefix(f"{LONG_NAMES.get(name, name)}-")
-    return str(int(label)) if name in ("run", "echo") and label.isdigit() else label
+    return str(int(label)) if name in ("run", "echo") and label.isdecimal() else label
 
 
 def _no_value(name: str, wanted: str, values: pd.Series, suffix: str, images: pd.DataFrame) -> Problem:

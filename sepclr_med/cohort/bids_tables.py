@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.cohort.bids_files import leads_out
 from sepclr_med.cohort.cells import locate
 from sepclr_med.cohort.columns import OTHER_NAMES, fold_name, read_dictionary, recognise_columns
 from sepclr_med.cohort.tables import read_table
@@ -83,6 +85,7 @@ def read_participants(
     path = next((folder / "participants.tsv" for folder in folders if (folder / "participants.tsv").is_file()), None)
     if path is None:
         return None, []
+    require_inside(path, folders)
     table, problems = _read(path, "participants", rename)
     if "participant_id" not in table.cells:
         return None, [*problems, _no_id_column(table, "error")]
@@ -117,6 +120,7 @@ def read_phenotypes(
     sessions = set(images["session_id"].dropna()) if "session_id" in images else set()
     found: dict[str, list[Table]] = {}
     for path in paths:
+        require_inside(path, [folder.parent])
         table, said = _read(path, path.stem, rename)
         problems += said
         inner = "" if path.parent == folder else path.parent.name
@@ -157,6 +161,7 @@ def read_sessions(
         for participant in participants:
             path = root / participant / f"{participant}_sessions.tsv"
             if path.is_file():
+                require_inside(path, [root])
                 table, said = _read(path, "sessions", rename)
                 table.cells.insert(0, "participant_id", participant)
                 tables.append(table)
@@ -171,6 +176,23 @@ def read_sessions(
     # The same remark about every participant's file is one remark.
     distinct = {(p.message, p.column, p.file if p.severity != "info" else "", p.row): p for p in reversed(problems)}
     return stacked, list(reversed(distinct.values()))
+
+
+def require_inside(path: Path, roots: Sequence[Path]) -> None:
+    """Refuse a table that a link in a dataset takes from elsewhere: its text would be shown and copied.
+
+    Raises
+    ------
+    ManifestError
+        Naming the link and where it leads.
+    """
+    if not leads_out(path, roots):
+        return
+    fix = "copy the table into the dataset, if it is meant"
+    problem = Problem(
+        "a link that leads out of the dataset", str(path), got=os.path.realpath(path), fix=fix, code="link_outside"
+    )
+    raise ManifestError(f"{path}: a table that is not of the dataset", [problem])
 
 
 def join(images: pd.DataFrame, tables: Iterable[Table]) -> tuple[pd.DataFrame, dict[str, Any], list[Problem]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -11,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from sepclr_med.errors import Problem, did_you_mean
+from sepclr_med.errors import Problem, RunError, did_you_mean
+from sepclr_med.rundir import read_json
 
 REQUIRED = ("participant_id", "image_path", "diagnosis")
 NUMBERS = ("age", "tiv")
@@ -187,9 +187,9 @@ def read_dictionary(path: Path, problems: list[Problem]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        message = f"cannot be read as JSON and is left out: {error}"
+        content = read_json(path)
+    except RunError as error:
+        message = f"is left out: {error}"
         problems.append(Problem(message, str(path), fix="mend the file", code="sidecar", severity="warning"))
         return {}
     entries = content.items() if isinstance(content, dict) else ()

@@ -140,6 +140,8 @@ def read_embeddings(folder: str | Path, spaces: Sequence[str] = tuple(SPACES)) -
 
     Raises
     ------
+    ManifestError
+        With every problem of a table: no ``participant_id``, a factor that is not a number.
     RunError
         When the folder has no embedding table.
     """
@@ -147,8 +149,7 @@ def read_embeddings(folder: str | Path, spaces: Sequence[str] = tuple(SPACES)) -
     for space in spaces:
         path = embedding_path(folder, space)
         if path.is_file():
-            ids = dict.fromkeys(ID_COLUMNS, str)
-            tables[space] = pd.read_csv(path, sep="\t", dtype=ids, na_values=["n/a"], keep_default_na=False)
+            tables[space] = _read_factors(path)
     if not tables:
         raise RunError(f"{folder}: no embeddings there; run `sepclr-med embed RUN_DIR` first")
     return tables
@@ -169,7 +170,8 @@ def read_replicates(folder: str | Path) -> dict[str, list[dict[str, pd.DataFrame
         saw the participant, and those by models that did. Empty for a single model.
     """
     folder, found = Path(folder), {}
-    seeds = sorted(folder.glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
+    numbered = [path for path in folder.glob("seed-*") if path.name.removeprefix("seed-").isdecimal()]
+    seeds = sorted(numbered, key=lambda path: int(path.name.removeprefix("seed-")))
     if len(seeds) > 1:
         found["seeds"] = [read_embeddings(path) for path in seeds]
     if (folder / "seen").is_dir():
@@ -222,6 +224,10 @@ def _read_factors(path: Path) -> pd.DataFrame:
         got = ", ".join(raw.columns[:8])
         fix = "one row per image or participant, named by participant_id"
         problems.append(Problem("required column is absent", str(path), 1, "participant_id", got=got, fix=fix))
+    elif raw["participant_id"].isna().any():
+        empty = raw["participant_id"][raw["participant_id"].isna()]
+        nobody = Problem("no participant", str(path), column="participant_id", fix="fill it, or remove the row")
+        problems += locate(nobody, empty, empty)
     table = raw.copy()
     for column in factor_columns(raw):
         table[column] = as_numbers(raw[column])

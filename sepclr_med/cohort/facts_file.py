@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
+
+from pydantic import TypeAdapter
 
 from sepclr_med.cohort.images import ImageFacts, read_facts
 from sepclr_med.errors import VolumeError
@@ -130,10 +133,12 @@ class FactsFile:
 
 
 def _read_lines(path: Path) -> Iterator[ImageFacts]:
+    parse = TypeAdapter(ImageFacts).validate_json
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
         for line in stream:
-            # Cut short, or written by another version with other facts.
-            with suppress(ValueError, TypeError, KeyError):
-                record = json.loads(line)
-                record |= {name: tuple(record[name]) for name in ("shape", "spacing")}
-                yield ImageFacts(**record)
+            # Cut short, damaged, or written by another version with other facts. pydantic's errors are ValueErrors.
+            with suppress(ValueError, OverflowError, zlib.error):
+                facts = parse(line, strict=True)
+                if facts.usable and not facts.is_picture:
+                    facts.pattern()
+                yield facts

@@ -6,19 +6,23 @@ import base64
 import gzip
 import hashlib
 import os
+import stat
 import zlib
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from PIL import UnidentifiedImageError
 
+from sepclr_med.cohort.image_files import DamagedImageError, ImageFile, open_image
 from sepclr_med.cohort.pictures import DamagedPictureError, is_picture, read_picture
 
 THUMBNAIL_SPACING = 12.0
 MIN_BLOCKS = 8
-MAX_VOXELS = 2**29
+# In mm. From histology to a head in two voxels; beyond, a header is wrong, and blurs and boxes would be endless.
+SMALLEST_VOXEL, LARGEST_VOXEL = 0.01, 200.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,10 @@ class ImageFacts:
 
     def pattern(self) -> np.ndarray:
         """Return the thumbnail as a flat vector with mean 0 and standard deviation 1."""
-        values = np.frombuffer(zlib.decompress(base64.b64decode(self.thumbnail)), dtype=np.uint8).astype(np.float32)
+        steps = zlib.decompressobj().decompress(base64.b64decode(self.thumbnail), prod(self.shape))
+        if not steps:
+            raise ValueError("no thumbnail")
+        values = np.frombuffer(steps, dtype=np.uint8).astype(np.float32)
         return (values - values.mean()) / (values.std() or 1.0)
 
 
@@ -114,6 +121,8 @@ def read_facts(path: str) -> ImageFacts:
     """
     try:
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            return ImageFacts(path, failure="not_an_image", detail="a pipe or a device, not a file")
         # nibabel calls a file it may not open "not an image": ask the system first.
         with open(path, "rb"):
             pass
@@ -139,7 +148,7 @@ def _explain_absence(path: str, error: OSError) -> ImageFacts:
 
 
 def _name_failure(path: str, error: Exception) -> str:
-    broken = EOFError | zlib.error | gzip.BadGzipFile | DamagedPictureError
+    broken = EOFError | zlib.error | gzip.BadGzipFile | DamagedPictureError | DamagedImageError
     if isinstance(error, broken) or "could the file be damaged" in str(error):
         return "damaged_file"
     if isinstance(error, nib.filebasedimages.ImageFileError | UnidentifiedImageError):
@@ -155,23 +164,40 @@ def _read_picture(path: str, known: dict[str, Any]) -> ImageFacts:
 
 
 def _read_volume(path: str, known: dict[str, Any]) -> ImageFacts:
-    image = nib.load(path)
+    image = open_image(path)
+    if trouble := find_bad_affine(image.affine):
+        return ImageFacts(**known, failure="bad_affine", detail=trouble)
     known |= _describe_header(image)
     if sum(length > 1 for length in image.shape[3:]):
         return ImageFacts(**known, failure="four_d", detail=f"shape {image.shape}")
-    if image.get_data_dtype().kind not in "biuf":
-        return ImageFacts(**known, failure="not_scalar", detail=f"voxels of type {image.get_data_dtype()}")
-    if min(image.shape) < 1 or np.prod(image.shape, dtype=float) > MAX_VOXELS:
-        return ImageFacts(**known, failure="damaged_file", detail=f"the header claims a shape of {image.shape}")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-9:
-        return ImageFacts(**known, failure="bad_affine", detail="the affine in the header has no inverse")
+    if image.dtype.kind not in "biuf":
+        return ImageFacts(**known, failure="not_scalar", detail=f"voxels of type {image.dtype}")
     with np.errstate(all="ignore"):
-        return ImageFacts(**known, **_describe_voxels(image, _voxels(image, path)))
+        return ImageFacts(**known, **_describe_voxels(image, _voxels(image)))
 
 
-def _describe_header(image: Any) -> dict[str, Any]:
+def find_bad_affine(affine: np.ndarray) -> str:
+    """Return what is wrong with an affine, voxel to mm, or "".
+
+    Examples
+    --------
+    >>> find_bad_affine(np.eye(4)), find_bad_affine(np.diag([1e-20, 1.0, 1.0, 1.0]))
+    ('', 'voxels of 1e-20 x 1 x 1 mm')
+    """
+    if not np.isfinite(affine).all():
+        return "the affine in the header is not finite"
+    with np.errstate(all="ignore"):
+        sizes = nib.affines.voxel_sizes(affine)
+    if sizes.min() < SMALLEST_VOXEL or sizes.max() > LARGEST_VOXEL:
+        return f"voxels of {' x '.join(f'{size:g}' for size in sizes)} mm"
+    if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
+        return "the affine in the header has no inverse"
+    return ""
+
+
+def _describe_header(image: ImageFile) -> dict[str, Any]:
     header, affine = image.header, image.affine
-    placed = not isinstance(image, nib.Nifti1Pair) or bool(header["sform_code"] or header["qform_code"])
+    placed = not issubclass(image.kind, nib.Nifti1Pair) or bool(header["sform_code"] or header["qform_code"])
     grid = f"{image.shape[:3]} {np.round(affine, 2).tolist()}"
     with np.errstate(all="ignore"):
         return {
@@ -184,19 +210,13 @@ def _describe_header(image: Any) -> dict[str, Any]:
         }
 
 
-def _voxels(image: Any, path: str) -> np.ndarray:
+def _voxels(image: ImageFile) -> np.ndarray:
     """Return the voxels as float32, shape (X, Y, Z)."""
-    if path.endswith(".gz") and isinstance(image, nib.filebasedimages.SerializableImage):
-        with gzip.open(path) as stream:
-            values = type(image).from_stream(stream).get_fdata(dtype=np.float32, caching="unchanged")
-            # The checksum comes last, after everything an image reader asks for.
-            stream.read()
-    else:
-        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+    values = image.load().get_fdata(dtype=np.float32, caching="unchanged")
     return values.reshape((*values.shape, 1, 1, 1)[:3])
 
 
-def _describe_voxels(image: Any, values: np.ndarray) -> dict[str, Any]:
+def _describe_voxels(image: ImageFile, values: np.ndarray) -> dict[str, Any]:
     values = np.ascontiguousarray(nib.apply_orientation(values, nib.io_orientation(image.affine)))
     found = _describe_content(values)
     if found["n_nonfinite"] or found["constant"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -116,13 +117,12 @@ def append_event(ledger: str | Path, event: str, facts: Mapping[str, Any]) -> di
     ledger = Path(ledger)
     try:
         with FileLock(ledger.with_name(f".{ledger.name}.lock")):
-            before = ledger.read_text(encoding="utf-8") if ledger.is_file() else ""
-            lines = before.splitlines()
-            if lines:
+            if ledger.is_file():
                 read_ledger(ledger)
+            lines = _read_lines(ledger) if ledger.is_file() else []
             entry = {"event": event, "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), **facts}
             entry |= {"previous": _hash(lines[-1]) if lines else ""}
-            write_text(ledger, before + json.dumps(entry, ensure_ascii=False) + "\n")
+            write_text(ledger, "".join(f"{line}\n" for line in [*lines, json.dumps(entry)]))
     except OSError as error:
         raise RunError(f"{ledger}: cannot be written: {error.strerror or error}") from error
     return entry
@@ -137,22 +137,31 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
         When the file is absent, cannot be read, or a line does not follow from the one before it.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise RunError(f"{path}: the ledger of the sealed test set is gone; put it back where it was")
     previous, entries = "", []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_read_lines(path), 1):
         try:
             entry = json.loads(line)
-            chained = entry["previous"] == previous
-        except (ValueError, KeyError, TypeError):
+            chained = entry["previous"] == previous and isinstance(entry["event"], str)
+        except (ValueError, KeyError, TypeError, RecursionError):
             chained = False
         if not chained:
             raise RunError(f"{path}, line {number}: was changed, or a line before it; restore the ledger from a copy")
         previous = _hash(line)
         entries.append(entry)
-    if not entries or entries[0]["event"] != "sealed":
+    if not entries or entries[0]["event"] != "sealed" or not isinstance(entries[0].get("test_sha256"), str):
         raise RunError(f"{path}: does not begin with a seal; restore the ledger from a copy")
     return entries
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
+    except UnicodeDecodeError:
+        raise RunError(f"{path}: is not UTF-8 text; restore the ledger from a copy") from None
+    # Not splitlines, to which some characters within a JSON text are ends of lines.
+    return text.split("\n") if text else []
 
 
 def read_hypotheses(path: str | Path) -> dict[str, Any]:

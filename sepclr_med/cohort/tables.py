@@ -21,6 +21,8 @@ MISSING = ("", "n/a", "N/A", "NA", "NaN", "nan", ".", "-", "null", "NULL", "None
 SEPARATORS = {".tsv": "\t", ".csv": ","}
 SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 ID_COLUMN = "participant_id"
+MOST_COLUMNS = 5_000
+EMPTY = ("is empty", "write a header line and one line per row")
 EXCEL_FIX = 'in Excel: File > Save As > "CSV UTF-8 (Comma delimited)"'
 
 
@@ -97,11 +99,21 @@ def _decode(path: Path, strict: bool) -> tuple[str, list[Problem]]:
         except UnicodeDecodeError as error:
             problems.append(_encoding_problem(path, content, error.start, strict))
             text = content.decode("cp1252", errors="replace")
+    # Programs that write a byte order mark into a file that has one leave two.
+    text = text.lstrip("\ufeff")
+    if not text.strip():
+        raise _refuse(path, *EMPTY)
+    if "\x00" in text:
+        row = text.count("\n", 0, text.index("\x00")) + 1
+        raise _refuse(path, "is not text: it holds NUL characters", "give a CSV or TSV file", row=row)
     return text.replace("\r\n", "\n").replace("\r", "\n"), problems
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        # A pipe or a device would be waited for, or read for ever.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise _refuse(path, "is no ordinary file", "write the table to a file")
         with open(path, "rb") as stream:
             head = stream.read(4096)
             _require_text(path, head)
@@ -124,7 +136,7 @@ def _require_text(path: Path, head: bytes) -> None:
     if b"\x00" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         raise _refuse(path, "is not text", "give a CSV or TSV file")
     if not head.removeprefix(b"\xef\xbb\xbf").strip():
-        raise _refuse(path, "is empty", "write a header line and one line per row")
+        raise _refuse(path, *EMPTY)
 
 
 def _encoding_problem(path: Path, content: bytes, position: int, strict: bool) -> Problem:
@@ -145,9 +157,17 @@ def _sniff(text: str, path: Path) -> tuple[str, list[Problem]]:
     header = next(line for line in text.split("\n") if line.strip())
     usual = SEPARATORS.get(path.suffix.lower(), "\t")
     order = [usual, *(separator for separator in SEPARATOR_NAMES if separator != usual)]
-    fields = {separator: next(csv.reader([header], delimiter=separator)) for separator in order}
+    try:
+        fields = {separator: next(csv.reader([header], delimiter=separator)) for separator in order}
+    except csv.Error as error:
+        raise _refuse(
+            path, f"the header cannot be read: {error}", "name the columns in the first line", row=1
+        ) from None
     holds_id = [s for s in order if ID_COLUMN in (field.strip().lower() for field in fields[s])]
     separator = holds_id[0] if holds_id else max(order, key=lambda s: len(fields[s]))
+    if len(fields[separator]) > MOST_COLUMNS:
+        fix = f"keep those the study needs, {MOST_COLUMNS:,} at most"
+        raise _refuse(path, "has too many columns", fix, row=1, got=f"{len(fields[separator]):,}")
     if len(fields[separator]) == 1 and len(header.split()) > 1:
         names = ", ".join(SEPARATOR_NAMES.values())
         raise _refuse(path, "columns are separated by spaces", f"separate them by {names}", row=1, got=header[:60])
@@ -165,6 +185,8 @@ def _parse(text: str, separator: str, path: Path, severity: str) -> tuple[pd.Dat
         options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
         cells = pd.read_csv(io.StringIO(text), sep=separator, on_bad_lines="skip", **options)
         counts = _count_cells(text, separator)
+    except pd.errors.EmptyDataError:
+        raise _refuse(path, *EMPTY) from None
     except (pd.errors.ParserError, csv.Error) as error:
         row = re.search(r"EOF inside string starting at row (\d+)", str(error))
         fix = "close or remove it"
@@ -174,8 +196,10 @@ def _parse(text: str, separator: str, path: Path, severity: str) -> tuple[pd.Dat
     if kept.sum() != len(cells):
         raise _refuse(path, 'quotes (") are used in a way that can be read in two ways', "remove them")
     cells.index = counts.index[kept]
-    cells = cells.fillna("").apply(_strip)
+    cells = _strip(cells)
     cells = cells[(cells != "").any(axis=1)]
+    if cells.empty:
+        raise _refuse(path, *EMPTY)
     problems = _say_ragged(counts.loc[counts.index.isin(cells.index) | ~kept], path, severity)
     return cells, problems + (_swallowed_rows(cells, separator, path) if '"' in text else [])
 
@@ -197,11 +221,11 @@ def _say_ragged(counts: pd.Series, path: Path, severity: str) -> list[Problem]:
     return locate(long, counts[counts > wanted], ids) + locate(short, counts[counts < wanted], ids)
 
 
-def _strip(values: pd.Series) -> pd.Series:
-    # Several times faster than .str.strip() where, as in most columns, there is nothing to strip.
-    given = values.tolist()
-    stripped = [value.strip() for value in given]
-    return values if stripped == given else pd.Series(stripped, index=values.index, dtype=values.dtype)
+def _strip(cells: pd.DataFrame) -> pd.DataFrame:
+    # As plain objects until the columns are named: text columns are handled one by one, which takes long where many.
+    values = cells.to_numpy(object, copy=True)
+    values.flat = [value.strip() if isinstance(value, str) else "" for value in values.ravel().tolist()]
+    return pd.DataFrame(values, index=cells.index, columns=cells.columns, dtype=object)
 
 
 def _swallowed_rows(cells: pd.DataFrame, separator: str, path: Path) -> list[Problem]:
@@ -210,6 +234,9 @@ def _swallowed_rows(cells: pd.DataFrame, separator: str, path: Path) -> list[Pro
     problems = []
     for column in cells.columns if cells.shape[1] > 1 else ():
         values = cells[column]
+        # Most columns hold nothing of the kind, and are passed over several times faster.
+        if not any("\n" in value for value in values.tolist()):
+            continue
         folded = values[values.str.contains("\n", regex=False)]
         swallowed = folded[folded.str.count(f"\\{separator}") >= cells.shape[1] - 1]
         shown = swallowed.map(lambda value: " ".join(value.split())[:40])
@@ -218,7 +245,7 @@ def _swallowed_rows(cells: pd.DataFrame, separator: str, path: Path) -> list[Pro
 
 
 def _name_columns(cells: pd.DataFrame, path: Path, severity: str) -> tuple[pd.DataFrame, list[Problem]]:
-    names = cells.iloc[0].fillna("")
+    names = cells.iloc[0]
     table = cells.iloc[1:]
     table = table.mask(table.isin(MISSING))
     repeated = names.duplicated() & (names != "")
@@ -234,6 +261,7 @@ def _name_columns(cells: pd.DataFrame, path: Path, severity: str) -> tuple[pd.Da
     ]
     table = table.loc[:, ~(repeated | unnamed)]
     table.columns = pd.Index(names[~(repeated | unnamed)].tolist())
+    table = table.astype(str)
     if table.empty:
         raise _refuse(path, "has a header and no rows", "write one line per row")
     return table, problems

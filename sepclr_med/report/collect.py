@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from sepclr_med.config import read_yaml
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.opening import sealed_entries
 from sepclr_med.report.wording import without_paths
-from sepclr_med.rundir import RunDir
+from sepclr_med.rundir import RunDir, read_json
 
 IDS = ("participant_id", "session_id", "run", "family_id", "fold", "split", "model_id")
 CLASSES = ("diagnosis", "site", "scanner", "sex", "qc")
@@ -201,7 +200,7 @@ def dig(content: Any, *keys: str, default: Any = None) -> Any:
 def _read_ledger(run: RunDir, faults: list[str]) -> list[dict[str, Any]]:
     try:
         return sealed_entries(run) or []
-    except (UserError, OSError, KeyError, TypeError) as error:
+    except UserError as error:
         faults.append(f"data/seal.json: {without_paths(error)}")
         # What is sealed stays unseen though its ledger cannot be read.
         return [{"event": "sealed"}]
@@ -266,14 +265,10 @@ class _Reader:
         if not path.is_file():
             return {}
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return dict(read_json(path, {}))
+        except RunError:
             self.faults.append(f"{name}: cannot be read as JSON.")
             return {}
-        if not isinstance(content, dict):
-            self.faults.append(f"{name}: holds no JSON object.")
-            return {}
-        return content
 
     def config(self, path: Path) -> dict[str, Any]:
         if not path.is_file():

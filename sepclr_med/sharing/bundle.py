@@ -68,7 +68,7 @@ def write_bundle(run_dir: str | Path, output_dir: str | Path, overwrite: bool = 
     if config.method.name == "covariates":
         raise RunError(f"{run.path}: the method covariates uses no image, so there is no network to pass on")
     which = config.evaluation.checkpoint
-    tensors, facts = load_trained(run, config, which)
+    _, tensors, facts = load_trained(run, config, which)
     with atomic_folder(output_dir, overwrite) as folder:
         bundle = BundleDir(folder)
         _write_weights(bundle, run, config, which, tensors, facts)

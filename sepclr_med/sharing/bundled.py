@@ -17,7 +17,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
+from sepclr_med.checkpoint import load_checkpoint, load_weights, saved_standardisation
 from sepclr_med.cohort.embeddings import ID_COLUMNS, tabulate_factors, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.config import Config, parse_config, read_yaml
@@ -129,7 +129,7 @@ def load_network(bundle_root: str) -> BundledNetwork:
     bundle = BundleDir(bundle_root)
     tensors, facts = load_checkpoint(bundle.weights("model"))
     network = build_network(bundle.config(), facts["in_channels"], facts["spatial_size"])
-    network.load_state_dict(network_weights(tensors))
+    load_weights(network, tensors, bundle.weights("model"))
     return BundledNetwork(network, saved_standardisation(tensors), bundle.reference()).eval()
 
 

@@ -59,13 +59,14 @@ class Journal:
         """Add lines and flush them to the disk; the caller holds the lock that keeps other writers away."""
         with open_to_extend(self.path) as stream:
             length = stream.seek(0, SEEK_END)
-            # A line is far shorter than this, so a torn one lies wholly in the tail.
+            # A line is far shorter than this, so a torn one lies wholly in the tail. What is longer is none of ours.
             stream.seek(max(0, length - 4096))
             tail = stream.read()
-            stream.seek(length - len(tail) + tail.rfind(b"\n") + 1)
+            stranger = len(tail) < length and b"\n" not in tail
+            stream.seek(length if stranger else length - len(tail) + tail.rfind(b"\n") + 1)
             stream.truncate()
             with undone_on_error(stream):
-                write_to_disk(stream, ["".join(f"{line}\n" for line in lines).encode("ascii")])
+                write_to_disk(stream, [("\n" * stranger + "".join(f"{line}\n" for line in lines)).encode("ascii")])
 
 
 def open_to_extend(path: Path) -> FileIO:

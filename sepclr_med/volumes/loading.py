@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import gzip
+import zipfile
 from collections.abc import Hashable, Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import NibabelReader, NumpyReader, PILReader
 from monai.transforms import LoadImage, MapTransform
-from nibabel.filebasedimages import ImageFileError
 
+from sepclr_med.cohort.image_files import DEFLATE_RATIO, MAX_VOXELS, DamagedImageError, open_image
+from sepclr_med.cohort.images import find_bad_affine
 from sepclr_med.errors import Problem
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 ARRAYS = (".npy", ".npz")
-GZIPPED = (".gz", ".mgz")
 
 
 class UnusableImageError(Exception):
@@ -79,7 +79,7 @@ class CheckVolumed(MapTransform):
 def missing_file(path: str | Path) -> Problem:
     """Return the problem of a path that is no file."""
     return Problem(
-        "is a folder, not an image" if Path(path).is_dir() else "no such file",
+        "is a folder, not an image" if Path(path).is_dir() else "no such file, or a pipe or a device",
         file=str(path),
         fix="correct the path in the manifest, or give --bids-root",
         code="missing_file",
@@ -104,6 +104,7 @@ def _load(path: Path) -> torch.Tensor:
         # A reader remembers the name it is reading, so threads must not share one.
         return LoadImage(ensure_channel_first=True)(path, reader=_reader(path))
     except (MemoryError, UnusableImageError):
+        # Memory is short: what a file claims and does not hold was refused before.
         raise
     except Exception as error:
         raise UnusableImageError(unreadable_file(path, error)) from error
@@ -113,26 +114,50 @@ def _reader(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix in PICTURES:
         return PILReader()
-    return NumpyReader() if suffix in ARRAYS else _WholeFileReader()
+    if suffix in ARRAYS:
+        _require_honest_array(path)
+        return NumpyReader()
+    return _WholeFileReader()
+
+
+def _require_honest_array(path: Path) -> None:
+    """Refuse arrays whose headers claim more than is there, before numpy allocates it."""
+    if path.suffix.lower() == ".npy":
+        with open(path, "rb") as stream:
+            _require_held(stream, path.stat().st_size)
+        return
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            # What a packed array may unpack to is bounded as for compressed images, by what deflate can do.
+            if part.file_size > DEFLATE_RATIO * path.stat().st_size:
+                raise DamagedImageError(f"{part.filename} claims {part.file_size:,} bytes")
+            with archive.open(part) as stream:
+                _require_held(stream, part.file_size)
+
+
+def _require_held(stream: IO[bytes], n_bytes: int) -> None:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise DamagedImageError(f"holds {dtype}, not numbers")
+    if prod(shape) * dtype.itemsize > n_bytes or prod(shape) > MAX_VOXELS:
+        raise DamagedImageError(f"claims a shape of {shape} and has {n_bytes:,} bytes")
 
 
 class _WholeFileReader(NibabelReader):
     """Unpack compressed images in one go: twice as fast as nibabel's stream, and the checksum at the end is tested."""
 
     def read(self, data: Any, **kwargs: Any) -> Any:
-        path = Path(data[0])
-        if path.suffix.lower() not in GZIPPED:
-            return super().read(data, **kwargs)
-        content = gzip.decompress(path.read_bytes())
-        self.filenames = (str(path),)
-        for kind in (nib.Nifti1Image, nib.Nifti2Image):
-            if kind.header_class.may_contain_header(content[: kind.header_class.sizeof_hdr]):
-                return kind.from_bytes(content)
-        if path.suffix.lower() == ".mgz":
-            return nib.MGHImage.from_bytes(content)
-        if not content:
-            raise ImageFileError("empty file")
-        return super().read(data, **kwargs)
+        self.filenames = (str(data[0]),)
+        image = open_image(data[0])
+        if trouble := find_bad_affine(image.affine):
+            raise DamagedImageError(trouble)
+        if any(length > 1 for length in image.shape[3:]):
+            raise UnusableImageError(_wrong_dimensions([1, *image.shape], 3))
+        if image.dtype.kind not in "biuf":
+            raise DamagedImageError(f"voxels of type {image.dtype}")
+        return image.load()
 
 
 def _wrong_dimensions(shape: Sequence[int], spatial_dims: int) -> Problem:

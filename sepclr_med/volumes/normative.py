@@ -104,10 +104,19 @@ class Design:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Design:
-        """Return the design that :meth:`state` described."""
-        levels = tuple((name, tuple(seen)) for name, seen in state["levels"])
-        coding = CovariateCoding(tuple(state["numbers"]), levels)
-        return cls(coding, tuple(state["centre"]), tuple(state["scale"]), tuple(state["squared"]))
+        """Return the design that :meth:`state` described.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            When it does not describe one.
+        """
+        levels = tuple((str(name), tuple(map(str, seen))) for name, seen in state["levels"])
+        numbers, squared = tuple(map(str, state["numbers"])), tuple(map(str, state["squared"]))
+        centre, scale = tuple(map(float, state["centre"])), tuple(map(float, state["scale"]))
+        if not len(numbers) == len(centre) == len(scale) or not set(squared) <= set(numbers) or 0.0 in scale:
+            raise ValueError("a centre and a scale other than 0 belong to each number")
+        return cls(CovariateCoding(numbers, levels), centre, scale, squared)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -105,6 +106,9 @@ def find_contents(sources: Sequence[Source], hashes: ContentHashes, n_jobs: int)
 def _hash_files(source: Source, hashes: ContentHashes) -> tuple[ContentHash, ...] | Problem:
     found = []
     for path in [source.image] if source.mask is None else [source.image, source.mask]:
+        # A pipe or a device would be waited for, or read for ever.
+        if os.path.exists(path) and not os.path.isfile(path):
+            return missing_file(path)
         try:
             found.append(hashes.find(path))
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -6,18 +6,18 @@ not exist: the next writer overwrites it.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from sepclr_med.rundir import write_json
+from sepclr_med.errors import RunError
+from sepclr_med.rundir import read_json, write_json
 from sepclr_med.volumes.journal import (
     Journal,
     disk_problems,
@@ -61,7 +61,7 @@ class VolumeCache:
         self.data = self.folder / "volumes.f16"
         self.index = Journal(self.folder / "index.tsv", r"([0-9a-f]{64})\t(\d{1,12})\t([0-9a-f]{8})")
         self.rows: dict[str, int] = {}
-        self._checksums: dict[int, int] = {}
+        self._checksums: dict[str, int] = {}
         self._next_row = 0
         self.shape = None if shape is None else tuple(shape)
         self.refresh()
@@ -69,13 +69,12 @@ class VolumeCache:
     @property
     def row_bytes(self) -> int:
         """Bytes of one volume; the shape must be known."""
-        return int(np.prod(self.shape)) * DTYPE.itemsize
+        return prod(self.shape) * DTYPE.itemsize
 
     def refresh(self) -> None:
         """Read what other processes have added."""
         if self.shape is None:
-            with suppress(OSError, ValueError, KeyError):
-                self.shape = tuple(json.loads(self.description.read_text(encoding="utf-8"))["shape"])
+            self.shape = self._described_shape()
         if self.shape is None:
             return
         lines = list(self.index.read_on())
@@ -85,7 +84,15 @@ class VolumeCache:
             key, row, checksum = line[1], int(line[2]), int(line[3], 16)
             self._next_row = max(self._next_row, row + 1)
             if row < n_stored:
-                self.rows[key], self._checksums[row] = row, checksum
+                self.rows[key], self._checksums[key] = row, checksum
+
+    def _described_shape(self) -> tuple[int, ...] | None:
+        if not self.description.is_file():
+            return None
+        shape = read_json(self.description, {"shape": list})["shape"]
+        if not shape or not all(type(length) is int and length > 0 for length in shape):
+            raise RunError(f"{self.description}: the shape of the volumes is none; delete this folder")
+        return tuple(shape)
 
     def fix_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Give the cache its shape if it has none yet, and return the shape it has."""
@@ -100,7 +107,7 @@ class VolumeCache:
     def is_whole(self, key: str) -> bool:
         """Return whether the bytes of ``key`` are those that were written."""
         row = self.rows[key]
-        return zlib.crc32(np.ascontiguousarray(self.array()[row])) == self._checksums[row]
+        return zlib.crc32(np.ascontiguousarray(self.array()[row])) == self._checksums[key]
 
     def forget(self, key: str) -> None:
         """Leave out a damaged row, so that the next :meth:`append` of ``key`` writes a new one."""

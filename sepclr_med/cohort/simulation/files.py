@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from sepclr_med.errors import ConfigError, Problem
-from sepclr_med.rundir import atomic_path, write_json, write_table
+from sepclr_med.errors import ConfigError, Problem, RunError
+from sepclr_med.rundir import atomic_path, read_json, write_json, write_table
 
 DERIVATIVE = "simulated"
 SPACE = "MNI152NLin2009aSym"
@@ -166,8 +165,8 @@ def _missing_images(output_dir: Path, table: pd.DataFrame) -> list[int]:
 
 def _same_or_refuse(stored: Path, parameters: Mapping[str, Any]) -> None:
     try:
-        before = json.loads(stored.read_text(encoding="utf-8"))
-    except ValueError:
+        before = read_json(stored, {})
+    except RunError:
         before = {}
     changed = [key for key in {**before, **parameters} if before.get(key) != parameters.get(key)]
     if changed:
