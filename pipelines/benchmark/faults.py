@@ -104,8 +104,8 @@ def kill(run: Path, rng: np.random.Generator, seconds: float, number: int = sign
     n, last = 0, ""
     while True:
         process = start(run)
-        # Most of the time is work, not the start of the program, which is lost at every kill.
-        delay = rng.uniform(0, seconds / 2)
+        # Equally likely at every moment: a short wait is the rule, and a long one lets long steps end.
+        delay = rng.exponential(seconds / 5)
         try:
             _, said = process.communicate(timeout=delay)
         except subprocess.TimeoutExpired:
