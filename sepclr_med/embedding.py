@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,22 @@ from sklearn.utils import gen_batches
 from torch import distributed, nn
 
 from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standardisation
-from sepclr_med.cohort.embeddings import ID_COLUMNS, embedding_path, read_embeddings, write_embeddings
+from sepclr_med.cohort.embeddings import (
+    ID_COLUMNS,
+    embedding_path,
+    factor_columns,
+    read_embeddings,
+    write_embeddings,
+)
 from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.config import Config
 from sepclr_med.engine import on_first_process, start_processes
 from sepclr_med.erasing import erase, load_erasures
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.inference import represent
 from sepclr_med.methods import build_network, erases
 from sepclr_med.methods.covariates import embed_table
+from sepclr_med.methods.erasure import Erasure
 from sepclr_med.methods.shapes import name_salient_parts
 from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
@@ -31,8 +41,11 @@ from sepclr_med.rendering import load_rendering
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder, read_config
 from sepclr_med.settings import TrainingConfig
-from sepclr_med.volumes.cache import cache_volumes
+from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
+from sepclr_med.volumes.image_statistics import describe_images, find_mean_image
 from sepclr_med.volumes.reader import VolumeReader
+from sepclr_med.volumes.site_effects import SiteEffect
+from sepclr_med.volumes.standardisation import Standardisation
 from sepclr_med.volumes.voxel_pca import VoxelPCA
 
 logger = logging.getLogger(__name__)
@@ -46,6 +59,7 @@ def embed(
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
     devices: int | None = None,
+    site_effects: Mapping[str, SiteEffect] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Embed images with a trained run and write the tables as a BIDS derivative.
 
@@ -68,6 +82,8 @@ def embed(
         Folder of preprocessed volumes; none means the run's.
     devices : int or None, default=None
         Processes on this machine; none means what torchrun or SLURM started, else one.
+    site_effects : mapping of site to SiteEffect or None, default=None
+        Sites that were not in training, from :func:`sepclr_med.onboarding.onboard_sites`.
 
     Returns
     -------
@@ -84,45 +100,16 @@ def embed(
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     """
     started = datetime.now(timezone.utc)
-    run = RunDir(run_dir)
-    config = read_config(run)
+    if batch_size < 1:
+        raise UserError(f"embed: batch size is 1 or more; got {batch_size}")
+    trained = _open_trained(RunDir(run_dir), checkpoint, devices)
+    run, config, facts = trained.run, trained.config, trained.facts
     own = manifest is None
     manifest = read_manifest(run.manifest) if own else manifest
-    which = checkpoint or config.evaluation.checkpoint
-    if which not in ("last", "best") or batch_size < 1:
-        raise UserError(f"embed: checkpoint is last or best, batch size 1 or more; got {which} and {batch_size}")
-    tensors, facts = load_checkpoint(run.checkpoint(which))
-    if which == "last" and facts["epoch"] < config.training.epochs:
-        raise RunError(
-            f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
-            "same `sepclr-med fit` command, or embed with --checkpoint best"
-        )
-    cache = Path(cache_dir) if cache_dir else cache_folder(run, config)
-    fabric = start_processes(_for_embedding(config.training, devices))
-    cached = on_first_process(
-        fabric, lambda: cache_volumes(manifest, config.volumes, cache, config.network.spatial_dims)
-    )
-    kept = np.flatnonzero(cached.rows >= 0)
-    rendering = load_rendering(run, manifest, config)
-    read = VolumeReader(cached, saved_standardisation(tensors), fabric.device, config.volumes.resident_share, rendering)
-    network = build_network(config, facts["in_channels"], facts["spatial_size"])
-    network.load_state_dict(network_weights(tensors))
-    factors = _embed_rows(fabric, run, network, read, kept, batch_size)
-    if config.method.name == "covariates":
-        factors |= embed_table(facts["fitted"], manifest.iloc[kept])
-    erasures = load_erasures(run.erasure(which))
-    if erases(config) and not erasures:
-        logger.warning(
-            "%s: nothing is erased from these embeddings; that is fitted when training has finished", run.path
-        )
-    factors = erase(factors, erasures)
-    ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
-    tables = {
-        space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)
-        for space, values in factors.items()
-    }
+    cached = _cache(trained, manifest, cache_dir)
+    tables = _embed_tables(trained, manifest, cached, batch_size, site_effects)
     written = {
-        "Checkpoint": which,
+        "Checkpoint": trained.which,
         "Epochs": facts["epoch"],
         "Method": config.method.model_dump(mode="json"),
         "Backbone": config.network.backbone,
@@ -132,10 +119,127 @@ def embed(
         written["SalientParts"] = parts
     folder = Path(output_dir) if output_dir else run.embeddings
     told = [str(problem) for problem in cached.problems]
-    counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
-    counts["processes"] = fabric.world_size
-    on_first_process(fabric, lambda: _write(tables, folder, written, run, started, counts))
+    n_rows = int((cached.rows >= 0).sum())
+    counts = {"n_rows": n_rows, "checkpoint": trained.which, "own_cohort": own, "image_problems": told}
+    counts["processes"] = trained.fabric.world_size
+
+    def write() -> None:
+        ids = tables["salient"].drop(columns=factor_columns(tables["salient"]))
+        image = pd.concat([ids, _describe(trained, cached)], axis=1)
+        _write({**tables, "image": image}, folder, written, run, started, counts)
+
+    on_first_process(trained.fabric, write)
     return tables
+
+
+def embed_shifted(
+    run_dir: str | Path,
+    manifest: pd.DataFrame,
+    site_effects: Mapping[str, SiteEffect],
+    checkpoint: str | None = None,
+    batch_size: int = 64,
+    cache_dir: str | Path | None = None,
+) -> list[pd.DataFrame]:
+    """Embed images of new sites once more for each group of the controls that the sites' effects were estimated from.
+
+    How far the factors move says how far they are uncertain for want of controls
+    (:func:`sepclr_med.analysis.percentiles.jackknife`). Nothing is written.
+
+    Parameters
+    ----------
+    run_dir : path
+    manifest : DataFrame
+    site_effects : mapping of site to SiteEffect
+    checkpoint, batch_size, cache_dir
+        As for :func:`embed`.
+
+    Returns
+    -------
+    list of DataFrame
+        Salient embeddings, the effect of each site moved by what leaving out its first, second, ... group does to it.
+        Sites with fewer groups are not moved by the last.
+    """
+    trained = _open_trained(RunDir(run_dir), checkpoint, None)
+    cached = _cache(trained, manifest, cache_dir)
+    n = max((effect.n_groups for effect in site_effects.values()), default=0)
+    return [
+        _embed_tables(trained, manifest, cached, batch_size, site_effects, number)["salient"] for number in range(n)
+    ]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a run embeds with."""
+
+    run: RunDir
+    config: Config
+    which: str
+    fabric: Fabric
+    network: nn.Module
+    standardisation: Standardisation | None
+    baseline: VoxelPCA
+    erasures: dict[str, Erasure]
+    facts: dict[str, Any]
+
+
+def _open_trained(run: RunDir, checkpoint: str | None, devices: int | None) -> _Trained:
+    config = read_config(run)
+    which = checkpoint or config.evaluation.checkpoint
+    if which not in ("last", "best"):
+        raise UserError(f"embed: checkpoint is last or best; got {which}")
+    tensors, facts = load_checkpoint(run.checkpoint(which))
+    if which == "last" and facts["epoch"] < config.training.epochs:
+        raise RunError(
+            f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
+            "same `sepclr-med fit` command, or embed with --checkpoint best"
+        )
+    fabric = start_processes(_for_embedding(config.training, devices))
+    network = build_network(config, facts["in_channels"], facts["spatial_size"])
+    network.load_state_dict(network_weights(tensors))
+    network = channels_last(network).to(fabric.device).eval()
+    baseline, _ = load_checkpoint(run.voxel_pca)
+    pca = VoxelPCA(baseline["mean"].to(fabric.device), baseline["components"].to(fabric.device))
+    erasures = load_erasures(run.erasure(which))
+    if erases(config) and not erasures:
+        logger.warning(
+            "%s: nothing is erased from these embeddings; that is fitted when training has finished", run.path
+        )
+    return _Trained(run, config, which, fabric, network, saved_standardisation(tensors), pca, erasures, facts)
+
+
+def _cache(trained: _Trained, manifest: pd.DataFrame, cache_dir: str | Path | None) -> CachedVolumes:
+    config = trained.config
+    cache = Path(cache_dir) if cache_dir else cache_folder(trained.run, config)
+    dimensions = config.network.spatial_dims
+    return on_first_process(trained.fabric, lambda: cache_volumes(manifest, config.volumes, cache, dimensions))
+
+
+def _embed_tables(
+    trained: _Trained,
+    manifest: pd.DataFrame,
+    cached: CachedVolumes,
+    batch_size: int,
+    site_effects: Mapping[str, SiteEffect] | None = None,
+    shifted: int | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Return the table of each space, in the order of the manifest, without images that were skipped."""
+    config, kept = trained.config, np.flatnonzero(cached.rows >= 0)
+    rendering = load_rendering(trained.run, manifest, config, site_effects, shifted)
+    share, device = config.volumes.resident_share, trained.fabric.device
+    read = VolumeReader(cached, trained.standardisation, device, share, rendering)
+    factors = _embed_rows(trained, read, kept, batch_size)
+    if config.method.name == "covariates":
+        factors |= embed_table(trained.facts["fitted"], manifest.iloc[kept])
+    ids = _id_table(manifest.iloc[kept], trained.run, trained.facts["model_id"])
+    return {
+        space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)
+        for space, values in erase(factors, trained.erasures).items()
+    }
+
+
+def _describe(trained: _Trained, cached: CachedVolumes) -> pd.DataFrame:
+    compared = find_mean_image(trained.standardisation, trained.baseline.mean.cpu(), cached.array.shape[1:])
+    return describe_images(cached.load, np.flatnonzero(cached.rows >= 0), compared)
 
 
 def _for_embedding(training: TrainingConfig, devices: int | None) -> TrainingConfig:
@@ -174,18 +278,16 @@ def embeddings_are_current(run_dir: str | Path) -> bool:
     return len(tables) >= 2 and all((table["model_id"] == facts["model_id"]).all() for table in tables.values())
 
 
-def _embed_rows(
-    fabric: Fabric, run: RunDir, network: nn.Module, read: VolumeReader, rows: np.ndarray, batch_size: int
-) -> dict[str, np.ndarray]:
+def _embed_rows(trained: _Trained, read: VolumeReader, rows: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
     """Return the representations and the baseline's scores of these manifest rows, in order, in float32."""
-    network = channels_last(network).to(read.device).eval()
-    baseline, _ = load_checkpoint(run.voxel_pca)
-    pca = VoxelPCA(baseline["mean"].to(read.device), baseline["components"].to(read.device))
+    fabric, pca = trained.fabric, trained.baseline
     n_channels = read.cached.array.shape[1]
     own = rows[fabric.global_rank :: fabric.world_size]
     batches = [own[part] for part in gen_batches(own.size, batch_size)]
     with report_progress("embedding", len(batches), quiet=not fabric.is_global_zero) as advance:
-        found = represent(network, read.stream(batches), lambda v: {"voxel_pca": pca(v[:, :n_channels])}, advance)
+        found = represent(
+            trained.network, read.stream(batches), lambda v: {"voxel_pca": pca(v[:, :n_channels])}, advance
+        )
     return _in_order(fabric, found, rows.size)
 
 

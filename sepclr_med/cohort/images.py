@@ -112,6 +112,21 @@ def read_facts(path: str) -> ImageFacts:
     >>> read_facts("absent.nii.gz").failure
     'missing_file'
     """
+    return _read(path, with_voxels=True)
+
+
+def read_header(path: str) -> ImageFacts:
+    """Return what the header of one image says, without reading its voxels; never raises. Pictures are read whole.
+
+    Examples
+    --------
+    >>> read_header("absent.nii.gz").failure
+    'missing_file'
+    """
+    return _read(path, with_voxels=False)
+
+
+def _read(path: str, with_voxels: bool) -> ImageFacts:
     try:
         status = os.stat(path)
         # nibabel calls a file it may not open "not an image": ask the system first.
@@ -122,7 +137,7 @@ def read_facts(path: str) -> ImageFacts:
     known: dict[str, Any] = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     # Broken files raise nearly anything, a MemoryError for an absurd header included, and the file is at fault.
     try:
-        return _read_picture(path, known) if is_picture(path) else _read_volume(path, known)
+        return _read_picture(path, known) if is_picture(path) else _read_volume(path, known, with_voxels)
     except Exception as error:
         failure = _name_failure(path, error)
         return ImageFacts(**known, failure=failure, detail=" ".join(str(error).split()) or type(error).__name__)
@@ -154,7 +169,7 @@ def _read_picture(path: str, known: dict[str, Any]) -> ImageFacts:
     return ImageFacts(**known, **_describe_content(picture.pixels.astype(np.float32), axis=(0, 1)))
 
 
-def _read_volume(path: str, known: dict[str, Any]) -> ImageFacts:
+def _read_volume(path: str, known: dict[str, Any], with_voxels: bool) -> ImageFacts:
     image = nib.load(path)
     known |= _describe_header(image)
     if sum(length > 1 for length in image.shape[3:]):
@@ -165,6 +180,8 @@ def _read_volume(path: str, known: dict[str, Any]) -> ImageFacts:
         return ImageFacts(**known, failure="damaged_file", detail=f"the header claims a shape of {image.shape}")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine)) < 1e-9:
         return ImageFacts(**known, failure="bad_affine", detail="the affine in the header has no inverse")
+    if not with_voxels:
+        return ImageFacts(**known)
     with np.errstate(all="ignore"):
         return ImageFacts(**known, **_describe_voxels(image, _voxels(image, path)))
 
