@@ -1,0 +1,212 @@
+"""A site left out of training, onboarded from its controls: errors, coverage, and how often images are flagged.
+
+    python pipelines/benchmark/new_site.py OUTPUT_DIR [--seeds 0 1 2] [--draws 10]
+
+For each seed 900 simulated people at 12 mm, three sites whose gain and bias field differ twice as much as by default.
+The encoders are trained on 300 people of two sites (15 epochs); 150 others of these calibrate, 150 are new. The third
+site is onboarded from so many of its controls, drawn again and again; its 100 patients are compared with what they
+are under a reference fitted with the whole site in training, seen by the same encoders. Tables go to ``OUTPUT_DIR``:
+``new_site.tsv`` (by number of controls), ``flags.tsv`` (by kind of image), ``controls.tsv`` (controls that took part).
+What is simulated and trained is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import RidgeCV
+
+from sepclr_med import embed, fit, load_config, onboarding, read_manifest, simulate
+from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
+from sepclr_med.new_participants import SITE_FILE, embed_new
+from sepclr_med.rendering import fit_reference
+from sepclr_med.rundir import RunDir, write_table
+from sepclr_med.runs import cache_folder, read_config
+from sepclr_med.volumes.cache import cache_volumes
+
+SETTINGS = [
+    *("volumes.spacing=12", "network.backbone=small", "training.epochs=15", "training.batch_size=32"),
+    *("training.threads=1", "method.common_dim=16", "method.salient_dim=16"),
+]
+SITE = "site3"
+NUMBERS = (3, 5, 8, 10, 20, 40)
+N_TRAIN, N_CALIBRATION, N_ODD = 300, 150, 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--draws", type=int, default=10)
+    options = parser.parse_args()
+    # The benchmark is what the least number rests on.
+    onboarding.FEWEST_CONTROLS = 2
+    parts = [run_seed(options.output / f"seed-{seed}", seed, options.draws) for seed in options.seeds]
+    for name, tables in zip(("new_site", "flags", "controls"), zip(*parts, strict=True), strict=True):
+        table = pd.concat(tables, ignore_index=True)
+        write_table(options.output / f"{name}.tsv", table)
+        keys = ["reference", "n_controls"] if name == "new_site" else ["images"]
+        numbers = table.drop(columns=["seed", "draw"], errors="ignore").groupby(keys, sort=False).mean().round(3)
+        print(numbers.to_string(), end="\n\n")
+
+
+def run_seed(folder: Path, seed: int, n_draws: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    cohort = simulate(folder / "cohort", n_train=900, n_test=0, spacing=12.0, seed=seed, site_gain=0.06, site_bias=0.06)
+    known, away = (cohort[here].reset_index(drop=True) for here in (cohort["site"] != SITE, cohort["site"] == SITE))
+    split = np.repeat(["train", "test", "new"], [N_TRAIN, N_CALIBRATION, len(known) - N_TRAIN - N_CALIBRATION])
+    new = known[split == "new"].drop(columns="split").reset_index(drop=True)
+    study = known.assign(split=split)[split != "new"].reset_index(drop=True)
+    config = load_config(overrides=[*SETTINGS, f"training.seed={seed}"])
+    run = fit(study, config, folder / "run")
+    if not (run / "embeddings").is_dir():
+        embed(run)
+    controls = away[away["diagnosis"] == "control"].drop(columns="split").reset_index(drop=True)
+    patients = away[away["diagnosis"] == "patient"].drop(columns="split").reset_index(drop=True)
+    others, patients = patients[:50], patients[50:].reset_index(drop=True)
+    oracle = with_site_in_reference(run, study, pd.concat([controls, others]), folder / "oracle")
+    truth = embed(oracle, patients, folder / "patients_oracle")["salient"]
+    score = fit_severity(run, study)
+    errors = [
+        draw_sites(run, controls, patients, truth, score, n, draw, folder).assign(seed=seed)
+        for n in NUMBERS
+        for draw in range(n_draws)
+    ]
+    ignored = patients.assign(site="site1")
+    unknown = measure(embed(run, ignored, folder / "ignored")["salient"], None, truth, patients, score, run, study)
+    errors.append(unknown.assign(reference="site taken for site1", n_controls=0, draw=0, seed=seed))
+    known_site = measure(truth, None, truth, patients, score, run, study)
+    errors.append(known_site.assign(reference="site in training", n_controls=len(controls), draw=0, seed=seed))
+    flags = flag_rates(run, new, pd.concat([controls, patients], ignore_index=True), folder, seed)
+    return pd.concat(errors, ignore_index=True), flags.assign(seed=seed), compare_controls(run, controls, folder, seed)
+
+
+def with_site_in_reference(run: Path, study: pd.DataFrame, site: pd.DataFrame, folder: Path) -> Path:
+    """Return a copy of the run whose reference was fitted with the site's people among the training rows."""
+    if folder.is_dir():
+        return folder
+    unfinished = folder.with_name("oracle_unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(run, unfinished)
+    copy = RunDir(unfinished)
+    copy.reference.unlink()
+    config = read_config(copy)
+    table = pd.concat([study[study["split"] == "train"], site.assign(split="train")], ignore_index=True)
+    cached = cache_volumes(table, config.volumes, cache_folder(RunDir(run), config))
+    is_target = (table["diagnosis"] == "patient").to_numpy(bool)
+    fit_reference(copy, cached.load, table, is_target, np.arange(len(table)), config)
+    unfinished.rename(folder)
+    return folder
+
+
+def fit_severity(run: Path, study: pd.DataFrame) -> RidgeCV:
+    """Fit severity from the salient factors of training patients."""
+    table = read_embeddings(run / "embeddings")["salient"].merge(study[["participant_id", "severity"]])
+    table = table[(table["split"] == "train") & table["severity"].notna()]
+    return RidgeCV(np.logspace(-3, 3, 13)).fit(table[factor_columns_of(table)], table["severity"])
+
+
+def factor_columns_of(table: pd.DataFrame) -> list[str]:
+    return [name for name in factor_columns(table) if name.startswith("salient_")]
+
+
+def draw_sites(run, controls, patients, truth, score, n, draw, folder) -> pd.DataFrame:
+    """Onboard the site from n controls and measure its patients."""
+    drawn = controls.sample(n, random_state=1000 * n + draw)
+    manifest = pd.concat([drawn, patients], ignore_index=True)
+    found = embed_new(run, manifest, folder / "drawn", onboard_site=True)
+    salient = found.tables["salient"][len(drawn) :].reset_index(drop=True)
+    rows = found.percentiles
+    rows = rows[(rows["space"] == "salient") & (rows["norm"] == "patients")]
+    ends = [
+        rows.pivot_table(name, "participant_id", "factor").loc[patients["participant_id"]]
+        for name in ("value_low", "value_high")
+    ]
+    study = read_manifest(RunDir(run).manifest)
+    table = measure(salient, ends, truth, patients, score, run, study)
+    return table.assign(reference="onboarded", n_controls=n, draw=draw)
+
+
+def measure(salient, ends, truth, patients, score, run, study) -> pd.DataFrame:
+    """Compare patients' factors with those under a reference that knows the site."""
+    columns = factor_columns_of(truth)
+    own = read_embeddings(run / "embeddings")["salient"].merge(study[["participant_id", "diagnosis"]])
+    spread = own.loc[(own["split"] == "test") & (own["diagnosis"] == "patient"), columns].std().to_numpy()
+    ours, theirs = salient[columns].to_numpy(float), truth[columns].to_numpy(float)
+    severity, expected, true = score.predict(salient[columns]), score.predict(truth[columns]), patients["severity"]
+    found = {
+        "factor_error": np.sqrt(np.mean(((ours - theirs) / spread) ** 2)),
+        "severity_shift": np.mean(np.abs(severity - expected)),
+        "severity_error": np.mean(np.abs(severity - true)),
+        "severity_r2": 1 - np.mean((severity - true) ** 2) / true.var(ddof=0),
+    }
+    if ends is not None:
+        low, high = (end[columns].to_numpy() for end in ends)
+        found["coverage"] = np.mean((low <= theirs) & (theirs <= high))
+        found["half_width"] = np.median((high - low) / 2 / spread)
+    return pd.DataFrame([found])
+
+
+def flag_rates(run: Path, new: pd.DataFrame, site: pd.DataFrame, folder: Path, seed: int) -> pd.DataFrame:
+    """Return how often images of each kind are unusual."""
+    rng = np.random.default_rng(seed)
+    odd = new[:N_ODD]
+    changes = {
+        "another scanner: 10% brighter": lambda voxels: 1.1 * voxels,
+        "another scanner: bias field of 20%": lambda voxels: voxels * np.linspace(0.8, 1.2, voxels.shape[1])[:, None],
+        "another scanner: noise of 0.1": lambda voxels: voxels + (voxels > 0) * rng.normal(0, 0.1, voxels.shape),
+        "left and right exchanged": lambda voxels: voxels[::-1],
+        "upside down": lambda voxels: voxels[:, :, ::-1],
+        "front and back exchanged": lambda voxels: voxels[:, ::-1],
+        "contrast inverted": lambda voxels: (voxels > 0) * (1 - voxels),
+        "noise": lambda voxels: rng.uniform(0, 1, voxels.shape),
+    }
+    rows = [embed_new(run, new, folder / "flags").applicability.assign(images="like the cohort")]
+    for name, change in changes.items():
+        table = odd.assign(image_path=[write_changed(path, change, folder / "odd", name) for path in odd["image_path"]])
+        rows.append(embed_new(run, table, folder / "flags").applicability.assign(images=name))
+    onboarded = embed_new(run, site, folder / "flags", onboard_site=True).applicability
+    rows.append(onboarded.assign(images="the new site, onboarded from all its controls"))
+    every = pd.concat(rows, ignore_index=True)
+    parts = {name: (every[f"{name}_p"] <= 0.05) for name in ("common", "salient", "image")}
+    found = pd.DataFrame({"unusual": every["unusual"] == "yes", **parts}).astype(float)
+    return found.assign(images=every["images"])
+
+
+def write_changed(path: str, change, folder: Path, name: str) -> str:
+    image = nib.load(path)
+    folder = folder / "".join(c if c.isalnum() else "_" for c in name)
+    folder.mkdir(parents=True, exist_ok=True)
+    voxels = np.ascontiguousarray(change(image.get_fdata(dtype=np.float32)), dtype=np.float32)
+    nib.save(nib.Nifti1Image(voxels, image.affine), folder / Path(path).name)
+    return str(folder / Path(path).name)
+
+
+def compare_controls(run: Path, controls: pd.DataFrame, folder: Path, seed: int) -> pd.DataFrame:
+    """Return the mean salient norm of controls that took part, embedded without and with themselves, and of others."""
+    found = []
+    for draw in range(5):
+        drawn = controls.sample(10, random_state=draw)
+        others = controls.drop(drawn.index)
+        both = pd.concat([drawn, others], ignore_index=True)
+        without = embed_new(run, drawn, folder / "controls", onboard_site=True).tables["salient"]
+        stranger = both.assign(participant_id="new-" + both["participant_id"])
+        file = folder / "controls" / SITE_FILE
+        kept = shutil.copy(file, folder / f"kept_{SITE_FILE}")
+        shutil.copy(file.with_suffix(".json"), Path(kept).with_suffix(".json"))
+        within = embed_new(run, stranger, folder / "strangers", site_effect=kept).tables["salient"]
+        norms = [np.linalg.norm(table[factor_columns_of(table)], axis=1) for table in (without, within)]
+        found += [
+            {"images": "onboarding controls, without themselves", "salient_norm": norms[0].mean()},
+            {"images": "onboarding controls, with themselves", "salient_norm": norms[1][:10].mean()},
+            {"images": "other controls of the site", "salient_norm": norms[1][10:].mean()},
+        ]
+    return pd.DataFrame(found).assign(seed=seed)
+
+
+if __name__ == "__main__":
+    main()
