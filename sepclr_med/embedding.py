@@ -44,7 +44,7 @@ from sepclr_med.settings import TrainingConfig
 from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
 from sepclr_med.volumes.image_statistics import describe_images, find_mean_image
 from sepclr_med.volumes.reader import VolumeReader
-from sepclr_med.volumes.site_effects import SiteEffect
+from sepclr_med.volumes.site_effects import SiteEffect, take_out_sites
 from sepclr_med.volumes.standardisation import Standardisation
 from sepclr_med.volumes.voxel_pca import VoxelPCA
 
@@ -125,7 +125,7 @@ def embed(
 
     def write() -> None:
         ids = tables["salient"].drop(columns=factor_columns(tables["salient"]))
-        image = pd.concat([ids, _describe(trained, cached)], axis=1)
+        image = pd.concat([ids, _describe(trained, manifest, cached, site_effects)], axis=1)
         _write({**tables, "image": image}, folder, written, run, started, counts)
 
     on_first_process(trained.fabric, write)
@@ -237,9 +237,13 @@ def _embed_tables(
     }
 
 
-def _describe(trained: _Trained, cached: CachedVolumes) -> pd.DataFrame:
+def _describe(
+    trained: _Trained, manifest: pd.DataFrame, cached: CachedVolumes, site_effects: Mapping[str, SiteEffect] | None
+) -> pd.DataFrame:
+    """Return statistics of the images, of a site that was added without what it does to every image."""
+    load = take_out_sites(cached.load, site_effects, manifest) if site_effects else cached.load
     compared = find_mean_image(trained.standardisation, trained.baseline.mean.cpu(), cached.array.shape[1:])
-    return describe_images(cached.load, np.flatnonzero(cached.rows >= 0), compared)
+    return describe_images(load, np.flatnonzero(cached.rows >= 0), compared)
 
 
 def _for_embedding(training: TrainingConfig, devices: int | None) -> TrainingConfig:

@@ -136,10 +136,10 @@ def estimate_site(
         size = float(_as_deviation(reference, mean - centre).square().sum())
         chance = max(0.0, squares[inside].sum() - n * size) / (n - 1) / n
         means.append(mean)
-        shares.append(max(0.0, 1 - chance / size) if size > 0 else 0.0)
+        shares.append(float(max(0.0, 1 - chance / size)) if size > 0 else 0.0)
     known = {hash_id(who): int(number) for who, number in zip(people["participant_id"], group, strict=True)}
     facts = {"n_controls": int(counts.sum()), "n_groups": n_groups, "share": round(shares[-1], 3)}
-    return SiteEffect(torch.stack(means), centre, torch.tensor(shares), known, facts)
+    return SiteEffect(torch.stack(means), centre, torch.tensor(shares).float(), known, facts)
 
 
 def render_at_sites(
@@ -185,6 +185,31 @@ def render_at_sites(
         site[here] = labels
         maps |= {label: effect.map(number, shifted) for label, number in zip(labels, group, strict=True)}
     return render_with(_with_sites(reference, maps), table.assign(**{SITE: site}))
+
+
+def take_out_sites(
+    load: Callable[[np.ndarray], np.ndarray], effects: Mapping[str, SiteEffect], table: pd.DataFrame
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what loads raw volumes as they would be at a site of the mean known effect, others as they are.
+
+    Parameters
+    ----------
+    load : callable
+        Maps row numbers of ``table`` to raw volumes.
+    effects : mapping of site to SiteEffect
+    table : DataFrame
+    """
+    sites = table[SITE].astype(str).to_numpy()
+
+    def loaded(rows: np.ndarray) -> np.ndarray:
+        volumes = load(rows).astype(np.float32)
+        for place, row in enumerate(rows):
+            if (effect := effects.get(sites[row])) is not None:
+                group = int(effect.group_of(table["participant_id"].iloc[[row]])[0])
+                volumes[place] -= (effect.map(group) - effect.centre).numpy().reshape(volumes.shape[1:])
+        return volumes
+
+    return loaded
 
 
 def _levels(reference: NormativeReference) -> tuple[str, ...]:
