@@ -116,7 +116,7 @@ def embed_new(
     effects |= load_site_effects(Path(site_effect), models) if site_effect is not None else {}
     notes = []
     if onboard_site:
-        new, nothing = _onboard(models, manifest, effects)
+        new, nothing = _onboard(models, manifest, effects, cache_dir)
         notes += [f"{nothing}."] if nothing else []
         effects = {model: {**effects.get(model, {}), **sites} for model, sites in new.items()} or effects
     if cross_fitted:
@@ -164,7 +164,7 @@ def refuse_single_model_options(run_dir: str | Path, *options: object) -> None:
 
 
 def _onboard(
-    models: Mapping[str, RunDir], manifest: pd.DataFrame, known: Effects
+    models: Mapping[str, RunDir], manifest: pd.DataFrame, known: Effects, cache_dir: str | Path | None
 ) -> tuple[dict[str, dict[str, SiteEffect]], str]:
     """Estimate the effects of new sites in each model; say why where there is nothing to estimate."""
     found = {}
@@ -174,7 +174,7 @@ def _onboard(
         sites = [site for site in onboarding.sites if site not in known.get(name, {})]
         if not sites:
             return {}, onboarding.nothing or "All new sites are in the file of site effects"
-        found[name] = onboard_sites(model, manifest, config, sites)
+        found[name] = onboard_sites(model, manifest, config, sites, cache_dir)
     return found, ""
 
 

@@ -69,7 +69,9 @@ def find_new_sites(run: RunDir, manifest: pd.DataFrame, config: Config) -> Onboa
     return Onboarding(seen, "" if seen else f"All sites are known to the run: {', '.join(known)}")
 
 
-def onboard_sites(run: RunDir, manifest: pd.DataFrame, config: Config, sites: list[str]) -> dict[str, SiteEffect]:
+def onboard_sites(
+    run: RunDir, manifest: pd.DataFrame, config: Config, sites: list[str], cache_dir: str | Path | None = None
+) -> dict[str, SiteEffect]:
     """Estimate the effect of new sites from their controls in a manifest.
 
     Parameters
@@ -82,6 +84,8 @@ def onboard_sites(run: RunDir, manifest: pd.DataFrame, config: Config, sites: li
         Of the run.
     sites : list of str
         From :func:`find_new_sites`.
+    cache_dir : path or None, default=None
+        Folder of preprocessed volumes; none means the run's.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def onboard_sites(run: RunDir, manifest: pd.DataFrame, config: Config, sites: li
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     """
     require_controls(manifest, config, sites)
-    cache = cache_folder(run, config)
+    cache = Path(cache_dir) if cache_dir else cache_folder(run, config)
     site = manifest[SITE].astype(str)
     controls = manifest["diagnosis"].isin(config.cohort.background)
     # The index stays: messages about images name the row of the whole manifest.

@@ -124,6 +124,10 @@ def summarise(table: pd.DataFrame, norms: Norms | None) -> list[str]:
             f"{norms.n_calibration} people are too few to call anything unusual at {100 * ALPHA:g}%: the smallest "
             f"p-value is {smallest:.2f}. Give the run a larger validation or test part."
         )
+    if not norms.geometry.get("n"):
+        lines.append("Headers are not compared: the training images were not at hand when the run was embedded.")
+    if "image" not in norms.distances:
+        lines.append("Intensities are not compared: embed the run's own cohort again (`sepclr-med embed RUN_DIR`).")
     n_unusual = int((table["unusual"] == "yes").sum())
     expected = ALPHA * len(table)
     lines.append(

@@ -65,7 +65,7 @@ def fit_distance(rows: np.ndarray, group: np.ndarray, standardise: bool = False)
     ----------
     rows : array of shape (n, d)
     group : array of str of shape (n,)
-        Groups of fewer than three rows are passed over.
+        Groups of fewer than three rows are passed over; without any other, all rows are one.
     standardise : bool, default=False
         Divide each column by its standard deviation first: for columns of different units, since covariances are
         shrunk towards equal variances.
@@ -81,6 +81,8 @@ def fit_distance(rows: np.ndarray, group: np.ndarray, standardise: bool = False)
     spread = rows.std(axis=0)
     scale = np.where(spread > 0, spread, 1.0) if standardise else np.ones(rows.shape[1])
     names = [str(name) for name in np.unique(group) if (group == name).sum() >= FEWEST_ROWS]
+    if not names:
+        names, group = ["everyone"], np.repeat("everyone", len(rows))
     fits = [LedoitWolf().fit(rows[group == name] / scale) for name in names]
     return GroupDistance(
         tuple(names), np.array([fit.location_ for fit in fits]), np.array([fit.precision_ for fit in fits]), scale

@@ -175,6 +175,8 @@ def render_at_sites(
     >>> rendering(torch.zeros(2, 1, 1), np.arange(2)).ravel()
     tensor([-3., -6.])
     """
+    if SITE not in table:
+        return render_with(reference, table)
     site, maps = table[SITE].astype(object).copy(), {}
     for name, effect in effects.items():
         if name in _levels(reference):
@@ -199,7 +201,7 @@ def take_out_sites(
     effects : mapping of site to SiteEffect
     table : DataFrame
     """
-    sites = table[SITE].astype(str).to_numpy()
+    sites = table[SITE].astype(str).to_numpy() if SITE in table else np.full(len(table), "")
 
     def loaded(rows: np.ndarray) -> np.ndarray:
         volumes = load(rows).astype(np.float32)
