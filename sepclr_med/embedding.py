@@ -44,7 +44,7 @@ from sepclr_med.settings import TrainingConfig
 from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
 from sepclr_med.volumes.image_statistics import describe_images, find_mean_image
 from sepclr_med.volumes.reader import VolumeReader
-from sepclr_med.volumes.site_effects import SiteEffect, take_out_sites
+from sepclr_med.volumes.site_effects import SITE, SiteEffect, take_out_sites
 from sepclr_med.volumes.standardisation import Standardisation
 from sepclr_med.volumes.voxel_pca import VoxelPCA
 
@@ -59,7 +59,6 @@ def embed(
     batch_size: int = 64,
     cache_dir: str | Path | None = None,
     devices: int | None = None,
-    site_effects: Mapping[str, SiteEffect] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Embed images with a trained run and write the tables as a BIDS derivative.
 
@@ -82,8 +81,6 @@ def embed(
         Folder of preprocessed volumes; none means the run's.
     devices : int or None, default=None
         Processes on this machine; none means what torchrun or SLURM started, else one.
-    site_effects : mapping of site to SiteEffect or None, default=None
-        Sites that were not in training, from :func:`sepclr_med.onboarding.onboard_sites`.
 
     Returns
     -------
@@ -99,6 +96,40 @@ def embed(
     VolumeError
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     """
+    return embed_at_sites(run_dir, manifest, output_dir, {}, checkpoint, batch_size, cache_dir, devices)[0]
+
+
+def embed_at_sites(
+    run_dir: str | Path,
+    manifest: pd.DataFrame | None,
+    output_dir: str | Path | None,
+    site_effects: Mapping[str, SiteEffect],
+    checkpoint: str | None = None,
+    batch_size: int = 64,
+    cache_dir: str | Path | None = None,
+    devices: int | None = None,
+) -> tuple[dict[str, pd.DataFrame], list[pd.DataFrame]]:
+    """Embed images as :func:`embed` does, some of them of sites that were not in training.
+
+    Images of those sites are embedded once more for each group of the controls that the site's effect was estimated
+    from. How far their factors move says how far they are uncertain for want of controls
+    (:func:`sepclr_med.analysis.percentiles.jackknife`).
+
+    Parameters
+    ----------
+    run_dir, manifest, output_dir, checkpoint, batch_size, cache_dir, devices
+        As for :func:`embed`.
+    site_effects : mapping of site to SiteEffect
+        From :func:`sepclr_med.onboarding.onboard_sites`.
+
+    Returns
+    -------
+    dict of space to DataFrame
+        What was written.
+    list of DataFrame
+        Salient embeddings of the images of those sites, the effect of each site moved by what leaving out its first,
+        second, ... group does to it. Sites with fewer groups are not moved by the last.
+    """
     started = datetime.now(timezone.utc)
     if batch_size < 1:
         raise UserError(f"embed: batch size is 1 or more; got {batch_size}")
@@ -107,7 +138,14 @@ def embed(
     own = manifest is None
     manifest = read_manifest(run.manifest) if own else manifest
     cached = _cache(trained, manifest, cache_dir)
-    tables = _embed_tables(trained, manifest, cached, batch_size, site_effects)
+    kept = np.flatnonzero(cached.rows >= 0)
+    tables = _embed_tables(trained, manifest, cached, kept, batch_size, site_effects)
+    moved = kept[manifest[SITE].astype(str).isin(list(site_effects)).to_numpy()[kept]] if site_effects else kept[:0]
+    n_groups = max((effect.n_groups for effect in site_effects.values()), default=0) if moved.size else 0
+    shifted = [
+        _embed_tables(trained, manifest, cached, moved, batch_size, site_effects, number)["salient"]
+        for number in range(n_groups)
+    ]
     written = {
         "Checkpoint": trained.which,
         "Epochs": facts["epoch"],
@@ -119,8 +157,7 @@ def embed(
         written["SalientParts"] = parts
     folder = Path(output_dir) if output_dir else run.embeddings
     told = [str(problem) for problem in cached.problems]
-    n_rows = int((cached.rows >= 0).sum())
-    counts = {"n_rows": n_rows, "checkpoint": trained.which, "own_cohort": own, "image_problems": told}
+    counts = {"n_rows": int(kept.size), "checkpoint": trained.which, "own_cohort": own, "image_problems": told}
     counts["processes"] = trained.fabric.world_size
 
     def write() -> None:
@@ -129,42 +166,7 @@ def embed(
         _write({**tables, "image": image}, folder, written, run, started, counts)
 
     on_first_process(trained.fabric, write)
-    return tables
-
-
-def embed_shifted(
-    run_dir: str | Path,
-    manifest: pd.DataFrame,
-    site_effects: Mapping[str, SiteEffect],
-    checkpoint: str | None = None,
-    batch_size: int = 64,
-    cache_dir: str | Path | None = None,
-) -> list[pd.DataFrame]:
-    """Embed images of new sites once more for each group of the controls that the sites' effects were estimated from.
-
-    How far the factors move says how far they are uncertain for want of controls
-    (:func:`sepclr_med.analysis.percentiles.jackknife`). Nothing is written.
-
-    Parameters
-    ----------
-    run_dir : path
-    manifest : DataFrame
-    site_effects : mapping of site to SiteEffect
-    checkpoint, batch_size, cache_dir
-        As for :func:`embed`.
-
-    Returns
-    -------
-    list of DataFrame
-        Salient embeddings, the effect of each site moved by what leaving out its first, second, ... group does to it.
-        Sites with fewer groups are not moved by the last.
-    """
-    trained = _open_trained(RunDir(run_dir), checkpoint, None)
-    cached = _cache(trained, manifest, cache_dir)
-    n = max((effect.n_groups for effect in site_effects.values()), default=0)
-    return [
-        _embed_tables(trained, manifest, cached, batch_size, site_effects, number)["salient"] for number in range(n)
-    ]
+    return tables, shifted
 
 
 @dataclass(frozen=True)
@@ -218,19 +220,20 @@ def _embed_tables(
     trained: _Trained,
     manifest: pd.DataFrame,
     cached: CachedVolumes,
+    rows: np.ndarray,
     batch_size: int,
-    site_effects: Mapping[str, SiteEffect] | None = None,
+    site_effects: Mapping[str, SiteEffect],
     shifted: int | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Return the table of each space, in the order of the manifest, without images that were skipped."""
-    config, kept = trained.config, np.flatnonzero(cached.rows >= 0)
+    """Return the table of each space of these rows of the manifest."""
+    config = trained.config
     rendering = load_rendering(trained.run, manifest, config, site_effects, shifted)
     share, device = config.volumes.resident_share, trained.fabric.device
     read = VolumeReader(cached, trained.standardisation, device, share, rendering)
-    factors = _embed_rows(trained, read, kept, batch_size)
+    factors = _embed_rows(trained, read, rows, batch_size)
     if config.method.name == "covariates":
-        factors |= embed_table(trained.facts["fitted"], manifest.iloc[kept])
-    ids = _id_table(manifest.iloc[kept], trained.run, trained.facts["model_id"])
+        factors |= embed_table(trained.facts["fitted"], manifest.iloc[rows])
+    ids = _id_table(manifest.iloc[rows], trained.run, trained.facts["model_id"])
     return {
         space: pd.concat([ids, pd.DataFrame(values, columns=_names(space, values.shape[1]))], axis=1)
         for space, values in erase(factors, trained.erasures).items()
@@ -238,7 +241,7 @@ def _embed_tables(
 
 
 def _describe(
-    trained: _Trained, manifest: pd.DataFrame, cached: CachedVolumes, site_effects: Mapping[str, SiteEffect] | None
+    trained: _Trained, manifest: pd.DataFrame, cached: CachedVolumes, site_effects: Mapping[str, SiteEffect]
 ) -> pd.DataFrame:
     """Return statistics of the images, of a site that was added without what it does to every image."""
     load = take_out_sites(cached.load, site_effects, manifest) if site_effects else cached.load

@@ -16,7 +16,7 @@ from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.embeddings import SPACES, factor_columns, read_embeddings, write_embeddings, write_spread
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.crossfitting import Job, is_done
-from sepclr_med.embedding import embed, embed_shifted, embeddings_are_current
+from sepclr_med.embedding import embed, embed_at_sites, embeddings_are_current
 from sepclr_med.errors import RunError
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json
@@ -29,7 +29,6 @@ def embed_cross_fitted(
     run_dir: str | Path,
     manifest: pd.DataFrame | None = None,
     output_dir: str | Path | None = None,
-    site_effects: Mapping[str, Mapping[str, SiteEffect]] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Embed every participant by the models that never saw them, or new ones by all models; average over models.
 
@@ -43,8 +42,6 @@ def embed_cross_fitted(
         New images; none means the run's own cohort.
     output_dir : path or None, default=None
         None means ``RUN_DIR/embeddings``.
-    site_effects : mapping of model to (mapping of site to SiteEffect) or None, default=None
-        Sites that were not in training, by the name of each model.
 
     Returns
     -------
@@ -58,12 +55,35 @@ def embed_cross_fitted(
     RunError
         When a fold has no finished model.
     """
+    return embed_cross_fitted_at_sites(run_dir, manifest, output_dir, {})[0]
+
+
+def embed_cross_fitted_at_sites(
+    run_dir: str | Path,
+    manifest: pd.DataFrame | None,
+    output_dir: str | Path | None,
+    site_effects: Mapping[str, Mapping[str, SiteEffect]],
+) -> tuple[dict[str, pd.DataFrame], list[pd.DataFrame]]:
+    """Embed images as :func:`embed_cross_fitted` does, some of them of sites that were not in training.
+
+    Parameters
+    ----------
+    run_dir, manifest, output_dir
+        As for :func:`embed_cross_fitted`.
+    site_effects : mapping of model to (mapping of site to SiteEffect)
+
+    Returns
+    -------
+    dict of space to DataFrame
+    list of DataFrame
+        As for :func:`sepclr_med.embedding.embed_at_sites`, averaged over models.
+    """
     started = datetime.now(timezone.utc)
     run, plan = RunDir(run_dir), read_json(RunDir(run_dir).cross_fit)
     done = find_jobs(run)
     own, alignments = _laid_over(run, done)
     reference = own[done[0]]
-    new = None if manifest is None else _embed_new(run, done, manifest, site_effects or {})
+    new, shifted = (None, {}) if manifest is None else _embed_new(run, done, manifest, site_effects)
     aligned = {
         job: {
             space: _move(table, alignments[job][space]) if space in alignments[job] else table
@@ -91,39 +111,13 @@ def embed_cross_fitted(
     for space, (_, spread) in found.items():
         write_spread(space, spread, folder)
     record_step(run.provenance, "embed", started, {**facts, "own_cohort": new is None})
-    return {space: table for space, table in tables.items() if space in SPACES}
-
-
-def embed_shifted_cross_fitted(
-    run_dir: str | Path, manifest: pd.DataFrame, site_effects: Mapping[str, Mapping[str, SiteEffect]]
-) -> list[pd.DataFrame]:
-    """Embed images of new sites as :func:`sepclr_med.embedding.embed_shifted` does, averaged over models.
-
-    Parameters
-    ----------
-    run_dir : path
-        Folder of :func:`cross_fit`.
-    manifest : DataFrame
-    site_effects : mapping of model to (mapping of site to SiteEffect)
-
-    Returns
-    -------
-    list of DataFrame
-    """
-    run = RunDir(run_dir)
-    done = find_jobs(run)
-    _, alignments = _laid_over(run, done)
-    by_model = [
-        [
-            _move(table, alignments[job]["salient"])
-            for table in embed_shifted(run.job(job.name), manifest, site_effects[job.name])
-        ]
-        for job in done
+    moved = [
+        _average(
+            {job: {"salient": _move(shifted[job][number], alignments[job]["salient"])} for job in done}, "salient", None
+        )[0]
+        for number in range(min((len(tables) for tables in shifted.values()), default=0))
     ]
-    return [
-        _average({job: {"salient": table} for job, table in zip(done, tables, strict=True)}, "salient", None)[0]
-        for tables in zip(*by_model, strict=True)
-    ]
+    return {space: table for space, table in tables.items() if space in SPACES}, moved
 
 
 def find_jobs(run: RunDir) -> list[Job]:
@@ -188,14 +182,14 @@ def _move(table: pd.DataFrame, alignment: Callable[[np.ndarray], np.ndarray]) ->
 
 def _embed_new(
     run: RunDir, jobs: list[Job], manifest: pd.DataFrame, site_effects: Mapping[str, Mapping[str, SiteEffect]]
-) -> dict[Job, dict[str, pd.DataFrame]]:
-    found = {}
+) -> tuple[dict[Job, dict[str, pd.DataFrame]], dict[Job, list[pd.DataFrame]]]:
+    found, shifted = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         for job in jobs:
-            folder = Path(scratch) / job.name
-            embed(run.job(job.name), manifest, folder, site_effects=site_effects.get(job.name))
+            folder, known = Path(scratch) / job.name, site_effects.get(job.name, {})
+            _, shifted[job] = embed_at_sites(run.job(job.name), manifest, folder, known)
             found[job] = read_embeddings(folder, ALL)
-    return found
+    return found, shifted
 
 
 def _own_embeddings(model: Path) -> dict[str, pd.DataFrame]:

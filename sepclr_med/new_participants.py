@@ -20,9 +20,9 @@ from sepclr_med.analysis.norms import GROUPS, Norms, load_norms
 from sepclr_med.analysis.percentiles import PERCENTILE_COLUMNS, jackknife, percentile_table
 from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.embeddings import NOTICE, embedding_path, factor_columns, read_embeddings, read_spread
-from sepclr_med.embedding import embed, embed_shifted
+from sepclr_med.embedding import embed_at_sites
 from sepclr_med.engine import is_first_process
-from sepclr_med.ensembles import embed_cross_fitted, embed_shifted_cross_fitted, find_jobs
+from sepclr_med.ensembles import embed_cross_fitted_at_sites, find_jobs
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.onboarding import find_new_sites, load_site_effects, onboard_sites, save_site_effects
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
@@ -119,14 +119,16 @@ def embed_new(
         new, nothing = _onboard(models, manifest, effects, cache_dir)
         notes += [f"{nothing}."] if nothing else []
         effects = {model: {**effects.get(model, {}), **sites} for model, sites in new.items()} or effects
+    by_site = next(iter(effects.values()), {})
     if cross_fitted:
-        tables = embed_cross_fitted(run, manifest, folder, effects)
+        tables, shifted = embed_cross_fitted_at_sites(run.path, manifest, folder, effects)
     else:
-        tables = embed(run.path, manifest, folder, checkpoint, batch_size, cache_dir, devices, effects.get("", {}))
-    here = _rows_of(manifest, tables["salient"])
-    moved = _move(run, here, effects, checkpoint, batch_size, cache_dir)
+        how = (checkpoint, batch_size, cache_dir, devices)
+        tables, shifted = embed_at_sites(run.path, manifest, folder, by_site, *how)
     if not is_first_process():
         return None
+    here = _rows_of(manifest, tables["salient"])
+    moved = _moved(here, by_site, shifted)
     written = derive_new(run.path, tables, folder)
     norms = load_norms(run)
     if norms is not None and norms.model_id != tables["salient"]["model_id"].iloc[0]:
@@ -136,7 +138,6 @@ def embed_new(
         )
     derived = ("image", "canonical") if embedding_path(folder, "canonical") in written else ("image",)
     tables_and_derived = {**tables, **read_embeddings(folder, derived)}
-    by_site = next(iter(effects.values()), {})
     onboarded = {site: effect.facts["n_controls"] for site, effect in by_site.items()}
     applicability = judge_applicability(tables_and_derived, here, norms, WORDS, onboarded)
     percentiles = _place(tables_and_derived, norms, moved, folder, cross_fitted)
@@ -193,31 +194,15 @@ class _Moved(NamedTuple):
     n_groups: np.ndarray
 
 
-def _move(
-    run: RunDir,
-    manifest: pd.DataFrame,
-    effects: Effects,
-    checkpoint: str | None,
-    batch_size: int,
-    cache_dir: str | Path | None,
-) -> _Moved | None:
-    """Embed images of new sites without each group of their controls; None where no image is of such a site."""
-    by_site = next(iter(effects.values()), {})
-    if not by_site or SITE not in manifest:
+def _moved(manifest: pd.DataFrame, by_site: Mapping[str, SiteEffect], shifted: list[pd.DataFrame]) -> _Moved | None:
+    """Put the embeddings of images of new sites, moved, beside those of all; None where there are none."""
+    if not shifted:
         return None
     n_groups = manifest[SITE].astype(str).map({site: effect.n_groups for site, effect in by_site.items()})
     n_groups = n_groups.fillna(0).to_numpy(dtype=int)
-    places = np.flatnonzero(n_groups)
-    if not places.size:
-        return None
-    some = manifest.iloc[places].reset_index(drop=True)
-    if run.cross_fit.is_file():
-        tables = embed_shifted_cross_fitted(run.path, some, effects)
-    else:
-        tables = embed_shifted(run.path, some, by_site, checkpoint, batch_size, cache_dir)
-    found = np.stack([table[factor_columns(table)].to_numpy(dtype=float) for table in tables])
+    found = np.stack([table[factor_columns(table)].to_numpy(dtype=float) for table in shifted])
     replicates = np.full((len(found), len(manifest), found.shape[2]), np.nan)
-    replicates[:, places] = found
+    replicates[:, n_groups > 0] = found
     return _Moved(replicates, n_groups)
 
 

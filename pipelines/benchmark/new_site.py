@@ -5,10 +5,12 @@
 For each seed 1500 simulated people at 12 mm, three sites whose gain and bias field differ twice as much as by default.
 The encoders are trained on 300 people of two sites (15 epochs); 300 others of these calibrate, 400 are new. The third
 site is onboarded from so many of its 250 controls, drawn again and again. Its 150 patients are compared with what they
-are when all 250 controls onboard it, and under a reference fitted with the whole site in training (as many components,
-the same encoders). Tables go to ``OUTPUT_DIR``:
+are when all 250 controls onboard it, under a reference fitted with the whole site in training (as many components, the
+same encoders), and, in severity, with a run that was trained with the site (250 controls, 100 other patients). Tables
+go to ``OUTPUT_DIR``:
 ``new_site.tsv`` (by number of controls), ``flags.tsv`` (by kind of image), ``controls.tsv`` (controls that took part).
-What is simulated and trained is not done again.
+What is simulated and trained is not done again. ``--cross-fit`` only asks how often a cross-fit of the 300 flags new
+people (three folds, one seed), and writes ``cross_fit_flags.tsv``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from sklearn.linear_model import RidgeCV
 from sepclr_med import embed, fit, load_config, onboarding, read_manifest, simulate
 from sepclr_med.analysis.distances import fit_distance
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
+from sepclr_med.config import Config
+from sepclr_med.crossfitting import cross_fit
+from sepclr_med.ensembles import embed_cross_fitted
 from sepclr_med.new_participants import SITE_FILE, embed_new
 from sepclr_med.rendering import fit_reference, load_reference
 from sepclr_med.rundir import RunDir, write_table
@@ -45,7 +50,13 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--cross-fit", action="store_true")
     options = parser.parse_args()
+    if options.cross_fit:
+        tables = [flag_rates_of_cross_fit(options.output / f"seed-{seed}", seed) for seed in options.seeds]
+        write_table(options.output / "cross_fit_flags.tsv", pd.concat(tables, ignore_index=True))
+        print(pd.concat(tables).drop(columns=["seed", "images"]).mean().round(3).to_string())
+        return
     # The benchmark is what the least number rests on.
     onboarding.FEWEST_CONTROLS = 2
     parts = [run_seed(options.output / f"seed-{seed}", seed, options.draws) for seed in options.seeds]
@@ -57,20 +68,34 @@ def main() -> None:
         print(numbers.to_string(), end="\n\n")
 
 
-def run_seed(folder: Path, seed: int, n_draws: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def divide(folder: Path, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return the study, new people of its sites, and people of the third site."""
     cohort = simulate(
         folder / "cohort", n_train=1500, n_test=0, spacing=12.0, seed=seed, site_gain=0.06, site_bias=0.06
     )
     known, away = (cohort[here].reset_index(drop=True) for here in (cohort["site"] != SITE, cohort["site"] == SITE))
     split = np.repeat(["train", "test", "new"], [N_TRAIN, N_CALIBRATION, len(known) - N_TRAIN - N_CALIBRATION])
     new = known[split == "new"].drop(columns="split").reset_index(drop=True)
-    study = known.assign(split=split)[split != "new"].reset_index(drop=True)
+    return known.assign(split=split)[split != "new"].reset_index(drop=True), new, away.drop(columns="split")
+
+
+def flag_rates_of_cross_fit(folder: Path, seed: int) -> pd.DataFrame:
+    study, new, _ = divide(folder, seed)
+    config = load_config(overrides=[*SETTINGS, f"training.seed={seed}"])
+    run = cross_fit(study[study["split"] == "train"].reset_index(drop=True), config, folder / "cross_fit", 3, 1)
+    if not (run / "embeddings").is_dir():
+        embed_cross_fitted(run)
+    found = embed_new(run, new, folder / "flags").applicability
+    return rates_of(found.assign(images="new people, a cross-fit")).assign(seed=seed)
+
+
+def run_seed(folder: Path, seed: int, n_draws: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    study, new, away = divide(folder, seed)
     config = load_config(overrides=[*SETTINGS, f"training.seed={seed}"])
     run = fit(study, config, folder / "run")
     if not (run / "embeddings").is_dir():
         embed(run)
-    controls = away[away["diagnosis"] == "control"].drop(columns="split").reset_index(drop=True)
-    patients = away[away["diagnosis"] == "patient"].drop(columns="split").reset_index(drop=True)
+    controls, patients = (away[away["diagnosis"] == name].reset_index(drop=True) for name in ("control", "patient"))
     others, patients = patients[:N_OTHERS], patients[N_OTHERS:].reset_index(drop=True)
     oracle = with_site_in_reference(run, study, pd.concat([controls, others]), folder / "oracle")
     everyone = pd.concat([controls, patients], ignore_index=True)
@@ -80,8 +105,11 @@ def run_seed(folder: Path, seed: int, n_draws: int) -> tuple[pd.DataFrame, pd.Da
         "in_training": embed(oracle, patients, folder / "patients_oracle")["salient"],
     }
     score = fit_severity(run, study)
+    ill = new[new["diagnosis"] == "patient"].reset_index(drop=True)
+    retrained = train_with_site(study, pd.concat([controls, others]), config, folder / "retrained")
+    expected, expected_ill = (predict_again(retrained, rows, folder) for rows in (patients, ill))
     errors = [
-        draw_sites(run, controls, patients, truths, score, n, draw, folder).assign(seed=seed)
+        draw_sites(run, controls, patients, truths, expected, score, n, draw, folder).assign(seed=seed)
         for n in NUMBERS
         for draw in range(n_draws)
     ]
@@ -91,12 +119,14 @@ def run_seed(folder: Path, seed: int, n_draws: int) -> tuple[pd.DataFrame, pd.Da
         ("onboarded", truths["all_controls"], len(controls)),
         ("in training", truths["in_training"], len(controls)),
     ):
-        known_as = measure(salient, None, truths, patients, score, run, study)
+        known_as = measure(salient, None, truths, expected, patients, score, run, study)
         errors.append(known_as.assign(reference=name, n_controls=n, draw=0, seed=seed))
-    ill = new[new["diagnosis"] == "patient"].reset_index(drop=True)
-    elsewhere = measure_severity(
-        score.predict(embed(run, ill, folder / "ill")["salient"][score.feature_names_in_]), ill
+    again = measure_severity(expected, patients, expected)
+    errors.append(
+        pd.DataFrame([again]).assign(reference="retrained with the site", n_controls=len(controls), seed=seed)
     )
+    found = score.predict(embed(run, ill, folder / "ill")["salient"][score.feature_names_in_])
+    elsewhere = measure_severity(found, ill, expected_ill)
     errors.append(pd.DataFrame([elsewhere]).assign(reference="new patients of known sites", n_controls=0, seed=seed))
     flags = flag_rates(run, new, everyone, folder, seed)
     return pd.concat(errors, ignore_index=True), flags.assign(seed=seed), compare_controls(run, controls, folder, seed)
@@ -125,6 +155,19 @@ def with_site_in_reference(run: Path, study: pd.DataFrame, site: pd.DataFrame, f
     return folder
 
 
+def train_with_site(study: pd.DataFrame, site: pd.DataFrame, config: Config, folder: Path) -> Path:
+    """Return a run that had the site's people among its training rows, embedded."""
+    run = fit(pd.concat([study, site.assign(split="train")], ignore_index=True), config, folder / "run")
+    if not (run / "embeddings").is_dir():
+        embed(run)
+    return run
+
+
+def predict_again(run: Path, rows: pd.DataFrame, folder: Path) -> np.ndarray:
+    score = fit_severity(run, read_manifest(RunDir(run).manifest))
+    return score.predict(embed(run, rows, folder / "again")["salient"][score.feature_names_in_])
+
+
 def fit_severity(run: Path, study: pd.DataFrame) -> RidgeCV:
     """Fit severity from the salient factors of training patients."""
     table = read_embeddings(run / "embeddings")["salient"].merge(study[["participant_id", "severity"]])
@@ -136,7 +179,7 @@ def factor_columns_of(table: pd.DataFrame) -> list[str]:
     return [name for name in factor_columns(table) if name.startswith("salient_")]
 
 
-def draw_sites(run, controls, patients, truths, score, n, draw, folder) -> pd.DataFrame:
+def draw_sites(run, controls, patients, truths, expected, score, n, draw, folder) -> pd.DataFrame:
     """Onboard the site from n controls and measure its patients."""
     drawn = controls.sample(n, random_state=1000 * n + draw)
     manifest = pd.concat([drawn, patients], ignore_index=True)
@@ -149,17 +192,17 @@ def draw_sites(run, controls, patients, truths, score, n, draw, folder) -> pd.Da
         for name in ("value_low", "value_high")
     ]
     study = read_manifest(RunDir(run).manifest)
-    table = measure(salient, ends, truths, patients, score, run, study)
+    table = measure(salient, ends, truths, expected, patients, score, run, study)
     return table.assign(reference="onboarded", n_controls=n, draw=draw)
 
 
-def measure(salient, ends, truths, patients, score, run, study) -> pd.DataFrame:
+def measure(salient, ends, truths, expected, patients, score, run, study) -> pd.DataFrame:
     """Compare patients' factors with those under references that know the site, in standard deviations of patients."""
     columns = factor_columns_of(salient)
     own = read_embeddings(run / "embeddings")["salient"].merge(study[["participant_id", "diagnosis"]])
     spread = own.loc[(own["split"] == "test") & (own["diagnosis"] == "patient"), columns].std().to_numpy()
     ours, severity = salient[columns].to_numpy(float), score.predict(salient[columns])
-    found = measure_severity(severity, patients)
+    found = measure_severity(severity, patients, expected)
     for name, truth in truths.items():
         theirs = truth[columns].to_numpy(float)
         found[f"error_{name}"] = np.sqrt(np.mean(((ours - theirs) / spread) ** 2))
@@ -171,12 +214,13 @@ def measure(salient, ends, truths, patients, score, run, study) -> pd.DataFrame:
     return pd.DataFrame([found])
 
 
-def measure_severity(severity: np.ndarray, patients: pd.DataFrame) -> dict[str, float]:
+def measure_severity(severity: np.ndarray, patients: pd.DataFrame, expected: np.ndarray) -> dict[str, float]:
     true = patients["severity"].to_numpy()
     return {
         "severity_r2": 1 - np.mean((severity - true) ** 2) / true.var(),
         "severity_bias": np.mean(severity - true),
         "severity_error": np.mean(np.abs(severity - true)),
+        "severity_retrained": np.mean(np.abs(severity - expected)),
     }
 
 
@@ -200,7 +244,10 @@ def flag_rates(run: Path, new: pd.DataFrame, site: pd.DataFrame, folder: Path, s
         rows.append(embed_new(run, table, folder / "flags").applicability.assign(images=name))
     onboarded = embed_new(run, site, folder / "flags", onboard_site=True).applicability
     rows.append(onboarded.assign(images="the new site, onboarded from all its controls"))
-    every = pd.concat(rows, ignore_index=True)
+    return rates_of(pd.concat(rows, ignore_index=True))
+
+
+def rates_of(every: pd.DataFrame) -> pd.DataFrame:
     parts = {name: (every[f"{name}_p"] <= 0.05) for name in ("common", "salient", "image")}
     found = pd.DataFrame({"unusual": every["unusual"] == "yes", **parts}).astype(float)
     return found.assign(images=every["images"])
