@@ -23,7 +23,7 @@ from sepclr_med.new_participants import SITE_FILE, embed_new
 from sepclr_med.onboarding import FEWEST_CONTROLS
 from sepclr_med.rundir import RunDir
 from sepclr_med.volumes.normative import fit_normative
-from sepclr_med.volumes.site_effects import estimate_site, render_at_sites
+from sepclr_med.volumes.site_effects import estimate_site, render_at_sites, take_out_sites
 
 SMALL = [
     "volumes.spacing=12",
@@ -150,6 +150,16 @@ def test_a_control_is_rendered_by_the_controls_that_are_not_of_its_group():
     # Not by all, which it helped to estimate.
     stranger = render_at_sites(reference, {"C": effect}, people.assign(participant_id="x"))
     assert not torch.allclose(ours, stranger(torch.from_numpy(images[5:6]), np.array([5])), atol=1e-3)
+
+
+def test_statistics_of_images_are_taken_without_what_the_site_does_to_them():
+    reference, people, images = site_world(12, np.float32(2.0), 7)
+    effect = estimate_site(reference, lambda rows: images[rows], people, np.arange(12))
+    both = pd.concat([people, people.iloc[:1].assign(site="A", participant_id="k")], ignore_index=True)
+    images = np.concatenate([images, images[:1]])
+    found = take_out_sites(lambda rows: images[rows], {"C": effect}, both)(np.arange(13))
+    assert abs(found[:12].mean()) < 0.2
+    assert (found[12] == images[12]).all()
 
 
 def test_coefficients_of_covariates_before_and_after_site_stay_where_they_were():
