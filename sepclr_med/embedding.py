@@ -10,39 +10,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from lightning_fabric import Fabric
 from sklearn.utils import gen_batches
-from torch import Tensor, distributed, nn
+from torch import distributed
 
-from sepclr_med.checkpoint import fitting, load_checkpoint, saved_standardisation
+from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import (
     ID_COLUMNS,
     embedding_path,
+    factor_columns,
     read_embeddings,
     tabulate_factors,
     write_embeddings,
 )
 from sepclr_med.cohort.manifest import read_manifest
-from sepclr_med.config import Config
-from sepclr_med.engine import on_first_process, start_processes
-from sepclr_med.erasing import erase, load_erasures
+from sepclr_med.engine import on_first_process
+from sepclr_med.erasing import erase
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.inference import represent
-from sepclr_med.methods import build_network, erases
 from sepclr_med.methods.covariates import embed_table
-from sepclr_med.methods.shapes import name_salient_parts
-from sepclr_med.networks import channels_last
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rendering import load_rendering
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder, read_config
-from sepclr_med.settings import TrainingConfig
-from sepclr_med.training_state import load_model
-from sepclr_med.volumes.cache import cache_volumes
+from sepclr_med.trained import Trained, describe_model, open_trained
+from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
+from sepclr_med.volumes.image_statistics import describe_images, find_mean_image
 from sepclr_med.volumes.reader import VolumeReader
-from sepclr_med.volumes.voxel_pca import VoxelPCA
+from sepclr_med.volumes.site_effects import SITE, SiteEffect, take_out_sites
 
 logger = logging.getLogger(__name__)
 
@@ -92,98 +88,106 @@ def embed(
     VolumeError
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     """
+    return embed_at_sites(run_dir, manifest, output_dir, {}, checkpoint, batch_size, cache_dir, devices)[0]
+
+
+def embed_at_sites(
+    run_dir: str | Path,
+    manifest: pd.DataFrame | None,
+    output_dir: str | Path | None,
+    site_effects: Mapping[str, SiteEffect],
+    checkpoint: str | None = None,
+    batch_size: int = 64,
+    cache_dir: str | Path | None = None,
+    devices: int | None = None,
+) -> tuple[dict[str, pd.DataFrame], list[pd.DataFrame]]:
+    """Embed images as :func:`embed` does, some of them of sites that were not in training.
+
+    Images of those sites are embedded once more for each group of the controls that the site's effect was estimated
+    from. How far their factors move says how far they are uncertain for want of controls
+    (:func:`sepclr_med.analysis.percentiles.jackknife`).
+
+    Parameters
+    ----------
+    run_dir, manifest, output_dir, checkpoint, batch_size, cache_dir, devices
+        As for :func:`embed`.
+    site_effects : mapping of site to SiteEffect
+        From :func:`sepclr_med.onboarding.onboard_sites`.
+
+    Returns
+    -------
+    dict of space to DataFrame
+        What was written.
+    list of DataFrame
+        Salient embeddings of the images of those sites, the effect of each site moved by what leaving out its first,
+        second, ... group does to it. Sites with fewer groups are not moved by the last.
+    """
     started = datetime.now(timezone.utc)
-    run = RunDir(run_dir)
-    config = read_config(run)
+    if batch_size < 1:
+        raise UserError(f"embed: batch size is 1 or more; got {batch_size}")
+    trained = open_trained(RunDir(run_dir), checkpoint, devices)
+    run, config, facts = trained.run, trained.config, trained.facts
     own = manifest is None
     manifest = read_manifest(run.manifest) if own else manifest
-    which = checkpoint or config.evaluation.checkpoint
-    if which not in ("last", "best") or batch_size < 1:
-        raise UserError(f"embed: checkpoint is last or best, batch size 1 or more; got {which} and {batch_size}")
-    network, tensors, facts = load_trained(run, config, which)
-    cache = Path(cache_dir) if cache_dir else cache_folder(run, config)
-    fabric = start_processes(_for_embedding(config.training, devices))
-    cached = on_first_process(
-        fabric, lambda: cache_volumes(manifest, config.volumes, cache, config.network.spatial_dims)
-    )
+    cached = _cache(trained, manifest, cache_dir)
     kept = np.flatnonzero(cached.rows >= 0)
-    rendering = load_rendering(run, manifest, config)
-    read = VolumeReader(cached, saved_standardisation(tensors), fabric.device, config.volumes.resident_share, rendering)
-    factors = _embed_rows(fabric, run, network, read, kept, batch_size)
-    if config.method.name == "covariates":
-        factors |= embed_table(facts["fitted"], manifest.iloc[kept])
-    erasures = load_erasures(run.erasure(which))
-    if erases(config) and not erasures:
-        logger.warning(
-            "%s: nothing is erased from these embeddings; that is fitted when training has finished", run.path
-        )
-    factors = erase(factors, erasures)
-    ids = _id_table(manifest.iloc[kept], run, facts["model_id"])
-    tables = tabulate_factors(ids, factors)
-    written = describe_model(config, which, facts["epoch"])
+    tables = _embed_tables(trained, manifest, cached, kept, batch_size, site_effects)
+    moved = kept[manifest[SITE].astype(str).isin(list(site_effects)).to_numpy()[kept]] if site_effects else kept[:0]
+    n_groups = max((effect.n_groups for effect in site_effects.values()), default=0) if moved.size else 0
+    shifted = [
+        _embed_tables(trained, manifest, cached, moved, batch_size, site_effects, number)["salient"]
+        for number in range(n_groups)
+    ]
+    written = describe_model(config, trained.which, facts["epoch"])
     folder = Path(output_dir) if output_dir else run.embeddings
     told = [str(problem) for problem in cached.problems]
-    counts = {"n_rows": int(kept.size), "checkpoint": which, "own_cohort": own, "image_problems": told}
-    counts["processes"] = fabric.world_size
-    on_first_process(fabric, lambda: _write(tables, folder, written, run, started, counts))
-    return tables
+    counts = {"n_rows": int(kept.size), "checkpoint": trained.which, "own_cohort": own, "image_problems": told}
+    counts["processes"] = trained.fabric.world_size
+
+    def write() -> None:
+        ids = tables["salient"].drop(columns=factor_columns(tables["salient"]))
+        image = pd.concat([ids, _describe(trained, manifest, cached, site_effects)], axis=1)
+        _write({**tables, "image": image}, folder, written, run, started, counts)
+
+    on_first_process(trained.fabric, write)
+    return tables, shifted
 
 
-def load_trained(run: RunDir, config: Config, which: str) -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Return the network a run embeds with, and what else its checkpoint holds.
-
-    Raises
-    ------
-    RunError
-        When training has not finished, or the checkpoint cannot be read.
-    """
-
-    def build(facts: Mapping[str, Any]) -> nn.Module:
-        return build_network(config, facts["in_channels"], facts["spatial_size"])
-
-    network, tensors, facts = load_model(run.checkpoint(which), build)
-    if which == "last" and facts["epoch"] < config.training.epochs:
-        raise RunError(
-            f"{run.path}: training stopped at epoch {facts['epoch']} of {config.training.epochs}; finish it with the "
-            "same `sepclr-med fit` command, or embed with --checkpoint best"
-        )
-    return network, tensors, facts
+def _cache(trained: Trained, manifest: pd.DataFrame, cache_dir: str | Path | None) -> CachedVolumes:
+    config = trained.config
+    cache = Path(cache_dir) if cache_dir else cache_folder(trained.run, config)
+    dimensions = config.network.spatial_dims
+    return on_first_process(trained.fabric, lambda: cache_volumes(manifest, config.volumes, cache, dimensions))
 
 
-def describe_model(config: Config, checkpoint: str, n_epochs: int) -> dict[str, Any]:
-    """Return what the sidecars of embeddings say of the model."""
-    described = {
-        "Checkpoint": checkpoint,
-        "Epochs": n_epochs,
-        "Method": config.method.model_dump(mode="json"),
-        "Backbone": config.network.backbone,
-        "Seed": config.training.seed,
-    }
-    parts = name_salient_parts(config)
-    return {**described, "SalientParts": parts} if parts else described
+def _embed_tables(
+    trained: Trained,
+    manifest: pd.DataFrame,
+    cached: CachedVolumes,
+    rows: np.ndarray,
+    batch_size: int,
+    site_effects: Mapping[str, SiteEffect],
+    shifted: int | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Return the table of each space of these rows of the manifest."""
+    config = trained.config
+    rendering = load_rendering(trained.run, manifest, config, site_effects, shifted)
+    share, device = config.volumes.resident_share, trained.fabric.device
+    read = VolumeReader(cached, trained.standardisation, device, share, rendering)
+    factors = _embed_rows(trained, read, rows, batch_size)
+    if config.method.name == "covariates":
+        factors |= embed_table(trained.facts["fitted"], manifest.iloc[rows])
+    ids = _id_table(manifest.iloc[rows], trained.run, trained.facts["model_id"])
+    return tabulate_factors(ids, erase(factors, trained.erasures))
 
 
-def load_voxel_pca(path: Path) -> VoxelPCA:
-    """Return the plain baseline of a run.
-
-    Raises
-    ------
-    RunError
-        When it cannot be read.
-    """
-    tensors, _ = load_checkpoint(path)
-    with fitting(path):
-        mean, components = tensors["mean"], tensors["components"]
-        if components.shape[1:] != mean.shape:
-            raise ValueError(f"components of shape {tuple(components.shape)} and a mean of {tuple(mean.shape)}")
-        return VoxelPCA(mean, components)
-
-
-def _for_embedding(training: TrainingConfig, devices: int | None) -> TrainingConfig:
-    # What a run was trained on need not be here, and float32 costs little without a backward pass.
-    accelerator = "cuda" if torch.cuda.is_available() and training.accelerator != "cpu" else "cpu"
-    here = {"accelerator": accelerator, "devices": devices, "num_nodes": None, "precision": "32-true"}
-    return training.model_copy(update=here)
+def _describe(
+    trained: Trained, manifest: pd.DataFrame, cached: CachedVolumes, site_effects: Mapping[str, SiteEffect]
+) -> pd.DataFrame:
+    """Return statistics of the images, of a site that was added without what it does to every image."""
+    load = take_out_sites(cached.load, site_effects, manifest) if site_effects else cached.load
+    compared = find_mean_image(trained.standardisation, trained.baseline.mean.cpu(), cached.array.shape[1:])
+    return describe_images(load, np.flatnonzero(cached.rows >= 0), compared)
 
 
 def _write(
@@ -215,18 +219,16 @@ def embeddings_are_current(run_dir: str | Path) -> bool:
     return len(tables) >= 2 and all((table["model_id"] == facts["model_id"]).all() for table in tables.values())
 
 
-def _embed_rows(
-    fabric: Fabric, run: RunDir, network: nn.Module, read: VolumeReader, rows: np.ndarray, batch_size: int
-) -> dict[str, np.ndarray]:
+def _embed_rows(trained: Trained, read: VolumeReader, rows: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
     """Return the representations and the baseline's scores of these manifest rows, in order, in float32."""
-    network = channels_last(network).to(read.device).eval()
-    pca = load_voxel_pca(run.voxel_pca)
-    pca = VoxelPCA(pca.mean.to(read.device), pca.components.to(read.device))
+    fabric, pca = trained.fabric, trained.baseline
     n_channels = read.cached.array.shape[1]
     own = rows[fabric.global_rank :: fabric.world_size]
     batches = [own[part] for part in gen_batches(own.size, batch_size)]
     with report_progress("embedding", len(batches), quiet=not fabric.is_global_zero) as advance:
-        found = represent(network, read.stream(batches), lambda v: {"voxel_pca": pca(v[:, :n_channels])}, advance)
+        found = represent(
+            trained.network, read.stream(batches), lambda v: {"voxel_pca": pca(v[:, :n_channels])}, advance
+        )
     return _in_order(fabric, found, rows.size)
 
 

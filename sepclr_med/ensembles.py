@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from sepclr_med.analysis.alignment import align_tables
+from sepclr_med.analysis.alignment import Alignment, align_tables
 from sepclr_med.analysis.spaces import image_keys
-from sepclr_med.cohort.embeddings import factor_columns, read_embeddings, write_embeddings, write_spread
+from sepclr_med.cohort.embeddings import SPACES, factor_columns, read_embeddings, write_embeddings, write_spread
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.crossfitting import Job, is_done, read_plan
-from sepclr_med.embedding import embed, embeddings_are_current
+from sepclr_med.embedding import embed, embed_at_sites, embeddings_are_current
 from sepclr_med.errors import RunError
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir
+from sepclr_med.volumes.site_effects import SiteEffect
+
+ALL = (*SPACES, "image")
 
 
 def embed_cross_fitted(
-    run_dir: str | Path, manifest: pd.DataFrame | None = None, output_dir: str | Path | None = None
+    run_dir: str | Path,
+    manifest: pd.DataFrame | None = None,
+    output_dir: str | Path | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Embed every participant by the models that never saw them, or new ones by all models; average over models.
 
@@ -50,21 +55,46 @@ def embed_cross_fitted(
     RunError
         When a fold has no finished model.
     """
+    return embed_cross_fitted_at_sites(run_dir, manifest, output_dir, {})[0]
+
+
+def embed_cross_fitted_at_sites(
+    run_dir: str | Path,
+    manifest: pd.DataFrame | None,
+    output_dir: str | Path | None,
+    site_effects: Mapping[str, Mapping[str, SiteEffect]],
+) -> tuple[dict[str, pd.DataFrame], list[pd.DataFrame]]:
+    """Embed images as :func:`embed_cross_fitted` does, some of them of sites that were not in training.
+
+    Parameters
+    ----------
+    run_dir, manifest, output_dir
+        As for :func:`embed_cross_fitted`.
+    site_effects : mapping of model to (mapping of site to SiteEffect)
+
+    Returns
+    -------
+    dict of space to DataFrame
+    list of DataFrame
+        As for :func:`sepclr_med.embedding.embed_at_sites`, averaged over models.
+    """
     started = datetime.now(timezone.utc)
     run, plan = RunDir(run_dir), read_plan(RunDir(run_dir))
-    done = [job for seed in plan["seeds"] for fold in plan["folds"] if is_done(run, job := Job(fold, seed))]
-    if absent := sorted(set(plan["folds"]) - {job.fold for job in done}):
-        raise RunError(f"{run.path}: no finished model of fold {', '.join(absent)}; run the same `fit` command again")
-    own = {job: _own_embeddings(run.job(job.name)) for job in done}
+    done = find_jobs(run)
+    own, alignments = _laid_over(run, done)
     reference = own[done[0]]
-    alignments = {job: align_tables(tables, reference) for job, tables in own.items()}
-    new = None if manifest is None else _embed_new(run, done, manifest)
+    new, shifted = (None, {}) if manifest is None else _embed_new(run, done, manifest, site_effects)
     aligned = {
-        job: {space: _move(table, alignments[job][space]) for space, table in (new or own)[job].items()} for job in done
+        job: {
+            space: _move(table, alignments[job][space]) if space in alignments[job] else table
+            for space, table in (new or own)[job].items()
+        }
+        for job in done
     }
     folder = Path(output_dir) if output_dir else run.embeddings
     facts = {"Models": [job.name for job in done], "Reference": done[0].name, "Alignment": "orthogonal Procrustes"}
-    spaces = list(reference)
+    # Statistics of images are nobody's space; models embedded by an earlier version lack them.
+    spaces = [space for space in reference if all(space in tables for tables in aligned.values())]
     if new is None:
         for seed in plan["seeds"]:
             parts = {job: tables for job, tables in aligned.items() if job.seed == seed}
@@ -81,7 +111,37 @@ def embed_cross_fitted(
     for space, (_, spread) in found.items():
         write_spread(space, spread, folder)
     record_step(run.provenance, "embed", started, {**facts, "own_cohort": new is None})
-    return tables
+    moved = [
+        _average(
+            {job: {"salient": _move(shifted[job][number], alignments[job]["salient"])} for job in done}, "salient", None
+        )[0]
+        for number in range(min((len(tables) for tables in shifted.values()), default=0))
+    ]
+    return {space: table for space, table in tables.items() if space in SPACES}, moved
+
+
+def find_jobs(run: RunDir) -> list[Job]:
+    """Return the finished models of a cross-fit.
+
+    Raises
+    ------
+    RunError
+        When a fold has none.
+    """
+    plan = read_plan(run)
+    done = [job for seed in plan["seeds"] for fold in plan["folds"] if is_done(run, job := Job(fold, seed))]
+    if absent := sorted(set(plan["folds"]) - {job.fold for job in done}):
+        raise RunError(f"{run.path}: no finished model of fold {', '.join(absent)}; run the same `fit` command again")
+    return done
+
+
+def _laid_over(
+    run: RunDir, done: list[Job]
+) -> tuple[dict[Job, dict[str, pd.DataFrame]], dict[Job, dict[str, Alignment]]]:
+    """Return the embeddings of every model, and how each of its spaces is laid over that of the first."""
+    own = {job: _own_embeddings(run.job(job.name)) for job in done}
+    spaces = {job: {space: table for space, table in own[job].items() if space in SPACES} for job in done}
+    return own, {job: align_tables(spaces[job], spaces[done[0]]) for job in done}
 
 
 def _average(
@@ -120,12 +180,19 @@ def _move(table: pd.DataFrame, alignment: Callable[[np.ndarray], np.ndarray]) ->
     return table.assign(**dict(zip(factors, alignment(table[factors].to_numpy(float)).T, strict=True)))
 
 
-def _embed_new(run: RunDir, jobs: list[Job], manifest: pd.DataFrame) -> dict[Job, dict[str, pd.DataFrame]]:
+def _embed_new(
+    run: RunDir, jobs: list[Job], manifest: pd.DataFrame, site_effects: Mapping[str, Mapping[str, SiteEffect]]
+) -> tuple[dict[Job, dict[str, pd.DataFrame]], dict[Job, list[pd.DataFrame]]]:
+    found, shifted = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
-        return {job: embed(run.job(job.name), manifest, Path(scratch) / job.name) for job in jobs}
+        for job in jobs:
+            folder, known = Path(scratch) / job.name, site_effects.get(job.name, {})
+            _, shifted[job] = embed_at_sites(run.job(job.name), manifest, folder, known)
+            found[job] = read_embeddings(folder, ALL)
+    return found, shifted
 
 
 def _own_embeddings(model: Path) -> dict[str, pd.DataFrame]:
     if not embeddings_are_current(model):
         embed(model)
-    return read_embeddings(RunDir(model).embeddings)
+    return read_embeddings(RunDir(model).embeddings, ALL)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.methods import needs_reference
 from sepclr_med.rundir import RunDir
 from sepclr_med.volumes.normative import NormativeReference, Rendering, fit_normative, render_with
+from sepclr_med.volumes.site_effects import SiteEffect, render_at_sites
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,24 @@ def fit_reference(
     save_checkpoint(run.reference, tensors, {**state, "folds": {}} if in_sample else state)
 
 
-def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Rendering | None:
+def load_rendering(
+    run: RunDir,
+    table: pd.DataFrame,
+    config: Config,
+    site_effects: Mapping[str, SiteEffect] | None = None,
+    shifted: int | None = None,
+) -> Rendering | None:
     """Return how images of a manifest are rendered for the salient encoder of a run; None where it has no reference.
+
+    Parameters
+    ----------
+    run : RunDir
+    table : DataFrame
+    config : Config
+    site_effects : mapping of site to SiteEffect or None, default=None
+        Sites added to the reference.
+    shifted : int or None, default=None
+        As for :func:`sepclr_med.volumes.site_effects.render_at_sites`.
 
     Raises
     ------
@@ -94,19 +110,22 @@ def load_rendering(run: RunDir, table: pd.DataFrame, config: Config) -> Renderin
     """
     if not needs_reference(config):
         return None
-    return render_with(load_reference(run.reference), table)
+    reference = load_reference(run)
+    if site_effects:
+        return render_at_sites(reference, site_effects, table, shifted)
+    return render_with(reference, table)
 
 
-def load_reference(path: Path) -> NormativeReference:
-    """Return the reference of a run.
+def load_reference(run: RunDir) -> NormativeReference:
+    """Return the normative reference of a run that has one.
 
     Raises
     ------
     RunError
         When it cannot be read.
     """
-    tensors, state = load_checkpoint(path)
-    with fitting(path):
+    tensors, state = load_checkpoint(run.reference)
+    with fitting(run.reference):
         return NormativeReference.from_state(tensors, state)
 
 

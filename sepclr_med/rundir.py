@@ -255,6 +255,11 @@ class RunDir:
         return self.path / "models" / name
 
     @property
+    def norms(self) -> Path:
+        """What new participants are compared with."""
+        return self.path / "norms.json"
+
+    @property
     def check(self) -> Path:
         """What ``check`` found."""
         return self.path / "check"

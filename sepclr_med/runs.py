@@ -164,7 +164,7 @@ def _same_values(before: pd.Series, now: pd.Series) -> bool:
 def _clear(run: RunDir) -> None:
     for name in ("checkpoints", "data", "embeddings", "analysis", "maps", "models", "controls"):
         shutil.rmtree(run.path / name, ignore_errors=True)
-    for path in (run.history, run.progress, run.provenance, run.config, run.report, run.cross_fit):
+    for path in (run.history, run.progress, run.provenance, run.config, run.report, run.cross_fit, run.norms):
         path.unlink(missing_ok=True)
 
 

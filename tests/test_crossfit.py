@@ -13,6 +13,7 @@ import pytest
 
 from sepclr_med import load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.alignment import align, align_tables
+from sepclr_med.analysis.norms import load_norms
 from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
@@ -20,6 +21,8 @@ from sepclr_med.crossfitting import Job, cross_fit, plan_cross_fit
 from sepclr_med.embedding import embed
 from sepclr_med.ensembles import embed_cross_fitted
 from sepclr_med.errors import ConfigError, ManifestError, RunError
+from sepclr_med.new_participants import SITE_FILE, embed_new
+from sepclr_med.onboarding import FEWEST_CONTROLS
 from sepclr_med.rundir import RunDir
 
 SMALL = [
@@ -290,6 +293,27 @@ def test_new_images_get_the_mean_of_all_models(cohort, run, tmp_path):
     assert not list((run / "models").glob("*/new"))
     alone = embed(run / "models" / "fold-0_seed-0", own, tmp_path / "alone")["voxel_pca"]
     assert not np.allclose(again[factor_columns(again)], alone[factor_columns(alone)])
+
+
+def test_new_people_of_a_new_site_are_placed_among_those_embedded_out_of_fold(cohort, run, tmp_path):
+    people = cohort[cohort["split"] == "train"].drop(columns=["split", "family_id"])
+    parts = [people[people["diagnosis"] == name].head(n) for name, n in (("control", FEWEST_CONTROLS), ("patient", 2))]
+    new = pd.concat(parts, ignore_index=True).assign(site="elsewhere")
+    new["participant_id"] = "new-" + new["participant_id"]
+    found = embed_new(run, new, tmp_path / "out", onboard_site=True)
+    salient = found.percentiles[found.percentiles["space"] == "salient"]
+    assert set(salient["norm_part"]) == {"held-out"}
+    assert (salient["models_low"] <= salient["percentile"]).all()
+    assert (salient["percentile"] <= salient["models_high"]).all()
+    assert (salient["value_low"] < salient["value_high"]).all()
+    norms = load_norms(RunDir(run))
+    assert norms.n_calibration == people["participant_id"].nunique()
+    assert "never saw them" in found.notes[1]
+    state = json.loads((tmp_path / "out" / SITE_FILE).with_suffix(".json").read_text())
+    assert {entry["model"] for entry in state["effects"]} == {path.name for path in (run / "models").glob("*/")}
+    again = embed_new(run, new, tmp_path / "again", site_effect=tmp_path / "out" / SITE_FILE)
+    ours, theirs = (tables["salient"][factor_columns(tables["salient"])] for tables in (found.tables, again.tables))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_from_the_command_line(cohort, run, tmp_path):

@@ -79,7 +79,7 @@ def test_a_run_folder_holds_what_it_should_and_no_leftovers(trained):
         "embeddings/dataset_description.json",
         *(
             f"embeddings/desc-{space}_embedding.{kind}"
-            for space in ("common", "salient", "voxelpca")
+            for space in ("common", "salient", "voxelpca", "image")
             for kind in ("tsv", "json")
         ),
     }

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sepclr_med.analysis.canonical import rotate_table
 from sepclr_med.analysis.linkage import Linkage, link
+from sepclr_med.analysis.norms import load_norms
 from sepclr_med.analysis.subtyping import SubtypeStudy, assign_subtypes, study_subtypes
 from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import (
@@ -97,6 +98,7 @@ def link_run(
         facts = found.canonical[1]
         write_embeddings({"canonical": rotate_table(everyone["salient"], facts)}, run.embeddings, facts)
     _write(found, subtypes, run.analysis)
+    load_norms(run)
     record_step(run.provenance, "link", started, {"settings": found.settings, "notes": found.notes})
     return found
 

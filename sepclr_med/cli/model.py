@@ -138,35 +138,54 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per pass; does not change the result.")] = 64,
     cache_dir: Annotated[Path | None, typer.Option(help="Folder of preprocessed volumes.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Processes on this machine that share the images.")] = None,
+    onboard_site: Annotated[
+        bool,
+        typer.Option("--onboard-site", help="Estimate the effect of a new site from its controls among the images."),
+    ] = False,
+    site_effect: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="site_effects.safetensors of an earlier --onboard-site.")
+    ] = None,
     bids_root: BidsRoot = None,
     verbose: Verbose = False,
 ) -> None:
     """Write one common and one salient embedding per image, as a BIDS derivative.
 
+    New images are also compared with the run's cohort: percentiles, and whether they are like its images.
+
     Example: sepclr-med embed runs/vbm new_participants.tsv -o embeddings_new
     """
     from sepclr_med import embed as make
     from sepclr_med import read_manifest
-    from sepclr_med.analysis.linking import derive_new
+    from sepclr_med.analysis.norms import load_norms
     from sepclr_med.engine import is_first_process
+    from sepclr_med.new_participants import embed_new, refuse_single_model_options
+    from sepclr_med.rundir import RunDir
 
     if manifest is not None and output is None:
         fix = "the run's own embeddings are kept apart: name a folder with -o"
         raise ConfigError("embed: where should new images' embeddings go?", [Problem("no --output", fix=fix)])
-    table = read_manifest(manifest, bids_root) if manifest else None
-    if (run_dir / "crossfit.json").is_file():
+    if manifest is not None:
+        how = (checkpoint, batch_size, cache_dir, devices)
+        found = embed_new(run_dir, read_manifest(manifest, bids_root), output, onboard_site, site_effect, *how)
+        if found is not None:
+            print(f"{len(found.tables['salient'])} images -> {output}")
+            for line in (*found.written, *found.notes):
+                print(f"  {line}")
+        return
+    if onboard_site or site_effect:
+        fix = "name their manifest and a folder: sepclr-med embed RUN_DIR NEW.tsv -o OUT"
+        old = Problem("--onboard-site and --site-effect are of new images", fix=fix)
+        raise ConfigError("embed: which new images?", [old])
+    if RunDir(run_dir).cross_fit.is_file():
         from sepclr_med.ensembles import embed_cross_fitted
 
-        if checkpoint or cache_dir or devices:
-            fix = "leave them out, or embed one of its models: sepclr-med embed RUN_DIR/models/NAME"
-            one = Problem("--checkpoint, --cache-dir and --devices are of single models", fix=fix)
-            raise ConfigError(f"embed: {run_dir} is a cross-fit", [one])
-        tables = embed_cross_fitted(run_dir, table, output)
-        print(f"{len(tables['salient'])} images -> {output or run_dir / 'embeddings'}")
-        return
-    tables = make(run_dir, table, output, checkpoint, batch_size, cache_dir, devices)
+        refuse_single_model_options(run_dir, checkpoint, cache_dir, devices)
+        tables = embed_cross_fitted(run_dir, None, output)
+    else:
+        tables = make(run_dir, None, output, checkpoint, batch_size, cache_dir, devices)
     if not is_first_process():
         return
     print(f"{len(tables['salient'])} images -> {output or run_dir / 'embeddings'}")
-    for path in derive_new(run_dir, tables, output) if output else ():
-        print(f"as in the run's own analysis -> {path}")
+    if output is None:
+        # While the images are at hand: what new participants will be compared with.
+        load_norms(RunDir(run_dir))

@@ -17,7 +17,11 @@ from sepclr_med.rundir import write_json, write_table
 
 ID_COLUMNS = ["participant_id", "session_id", "run", "split", "fold", "model_id"]
 SPACES = {"common": "common", "salient": "salient", "voxel_pca": "voxelpca"}
-DERIVED = {"canonical": "canonical"}
+DERIVED = {"canonical": "canonical", "image": "image"}
+NOTICE = (
+    "For research only, not for diagnosis: no figure here says whether a person is ill, and none was validated for use "
+    "in care."
+)
 SPACE_TEXT = {
     "common": "Representation of what patients and controls share, before the head.",
     "salient": "Representation of what varies among patients only, before the head. Axes are arbitrary up to rotation.",
@@ -25,6 +29,7 @@ SPACE_TEXT = {
     "baseline.",
     "canonical": "Canonical factors: the salient space rotated to the principal axes of the training targets, the most "
     "variable first, the sign of each fixed.",
+    "image": "Statistics of the preprocessed image, to find images unlike the training ones; no space of the model.",
 }
 
 
@@ -48,7 +53,7 @@ def write_embeddings(tables: Mapping[str, pd.DataFrame], folder: Path, facts: Ma
 
     Parameters
     ----------
-    tables : mapping of {"common", "salient", "voxel_pca"} to DataFrame
+    tables : mapping of {"common", "salient", "voxel_pca", "canonical", "image"} to DataFrame
         Columns ``participant_id session_id split fold model_id`` and one column per factor.
     folder : Path
         Made when absent.
@@ -75,6 +80,7 @@ def write_embeddings(tables: Mapping[str, pd.DataFrame], folder: Path, facts: Ma
         factors = factor_columns(table)
         sidecar = {
             "Description": SPACE_TEXT[space],
+            "Notice": NOTICE,
             "Space": space,
             "NumberOfFactors": len(factors),
             **facts,
@@ -100,13 +106,24 @@ def write_spread(space: str, table: pd.DataFrame, folder: Path) -> Path:
         The id columns, ``n_models``, and for each factor the standard deviation over models.
     folder : Path
     """
-    path = Path(folder) / f"desc-{(SPACES | DERIVED)[space]}_spread.tsv"
+    path = _spread_path(folder, space)
     sidecar = {
         "Description": f"Standard deviation of each {space} factor over the models whose mean is the embedding.",
+        "Notice": NOTICE,
         "n_models": {"Description": "Models averaged; n/a factors where it is one."},
     }
     write_json(path.with_suffix(".json"), sidecar)
     return write_table(path, table)
+
+
+def read_spread(space: str, folder: str | Path) -> pd.DataFrame:
+    """Read what :func:`write_spread` wrote; ids stay strings."""
+    ids = dict.fromkeys(ID_COLUMNS, str)
+    return pd.read_csv(_spread_path(folder, space), sep="\t", dtype=ids, na_values=["n/a"], keep_default_na=False)
+
+
+def _spread_path(folder: str | Path, space: str) -> Path:
+    return Path(folder) / f"desc-{(SPACES | DERIVED)[space]}_spread.tsv"
 
 
 SPLIT_LEVELS = {
@@ -136,7 +153,8 @@ def read_embeddings(folder: str | Path, spaces: Sequence[str] = tuple(SPACES)) -
     folder : path
         The derivative.
     spaces : sequence of str, default=("common", "salient", "voxel_pca")
-        Those wanted, as far as they are there; ``canonical`` is the salient space once more, rotated.
+        Those wanted, as far as they are there; ``canonical`` is the salient space once more, rotated, ``image``
+        statistics of the preprocessed images.
 
     Raises
     ------

@@ -119,6 +119,21 @@ def read_facts(path: str) -> ImageFacts:
     >>> read_facts("absent.nii.gz").failure
     'missing_file'
     """
+    return _read(path, with_voxels=True)
+
+
+def read_header(path: str) -> ImageFacts:
+    """Return what the header of one image says, without reading its voxels; never raises. Pictures are read whole.
+
+    Examples
+    --------
+    >>> read_header("absent.nii.gz").failure
+    'missing_file'
+    """
+    return _read(path, with_voxels=False)
+
+
+def _read(path: str, with_voxels: bool) -> ImageFacts:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
@@ -131,7 +146,7 @@ def read_facts(path: str) -> ImageFacts:
     known: dict[str, Any] = {"path": path, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     # Broken files raise nearly anything, a MemoryError for an absurd header included, and the file is at fault.
     try:
-        return _read_picture(path, known) if is_picture(path) else _read_volume(path, known)
+        return _read_picture(path, known) if is_picture(path) else _read_volume(path, known, with_voxels)
     except Exception as error:
         failure = _name_failure(path, error)
         return ImageFacts(**known, failure=failure, detail=" ".join(str(error).split()) or type(error).__name__)
@@ -163,7 +178,7 @@ def _read_picture(path: str, known: dict[str, Any]) -> ImageFacts:
     return ImageFacts(**known, **_describe_content(picture.pixels.astype(np.float32), axis=(0, 1)))
 
 
-def _read_volume(path: str, known: dict[str, Any]) -> ImageFacts:
+def _read_volume(path: str, known: dict[str, Any], with_voxels: bool) -> ImageFacts:
     image = open_image(path)
     if trouble := find_bad_affine(image.affine):
         return ImageFacts(**known, failure="bad_affine", detail=trouble)
@@ -172,6 +187,8 @@ def _read_volume(path: str, known: dict[str, Any]) -> ImageFacts:
         return ImageFacts(**known, failure="four_d", detail=f"shape {image.shape}")
     if image.dtype.kind not in "biuf":
         return ImageFacts(**known, failure="not_scalar", detail=f"voxels of type {image.dtype}")
+    if not with_voxels:
+        return ImageFacts(**known)
     with np.errstate(all="ignore"):
         return ImageFacts(**known, **_describe_voxels(image, _voxels(image)))
 

@@ -14,7 +14,6 @@ import yaml
 from sepclr_med import __version__
 from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
 from sepclr_med.config import Config
-from sepclr_med.embedding import load_trained
 from sepclr_med.errors import RunError
 from sepclr_med.methods import erases, find_method, needs_reference
 from sepclr_med.methods.shapes import count_salient
@@ -26,6 +25,7 @@ from sepclr_med.sharing.bundled import BundleDir
 from sepclr_med.sharing.exporting import read_originals
 from sepclr_med.sharing.keys import KINDS
 from sepclr_med.sharing.traces import look_for
+from sepclr_med.trained import load_trained
 from sepclr_med.volumes.normative import NormativeReference
 
 logger = logging.getLogger(__name__)

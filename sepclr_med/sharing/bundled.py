@@ -21,11 +21,11 @@ from sepclr_med.checkpoint import load_checkpoint, load_weights, saved_standardi
 from sepclr_med.cohort.embeddings import ID_COLUMNS, tabulate_factors, write_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.config import Config, parse_config, read_yaml
-from sepclr_med.embedding import describe_model
 from sepclr_med.erasing import erase, load_erasures
 from sepclr_med.errors import VolumeError
 from sepclr_med.methods import build_network
 from sepclr_med.networks import channels_last
+from sepclr_med.trained import describe_model
 from sepclr_med.volumes.loading import UnusableImageError
 from sepclr_med.volumes.normative import NormativeReference
 from sepclr_med.volumes.preprocessing import build_preprocessing, preprocess

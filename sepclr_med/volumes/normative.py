@@ -75,7 +75,8 @@ class Design:
         """
         fix = (
             "the reference knows controls of the training sites only: add this site's controls to the training part, "
-            "or leave the column out of volumes.normative.covariates"
+            "or leave the column out of volumes.normative.covariates; a site of new images: sepclr-med embed "
+            "--onboard-site estimates it from its controls"
         )
         encoded, n = self.coding.encode(table, fix), len(self.coding.numbers)
         numbers = (encoded[:, :n] - np.array(self.centre)) / np.array(self.scale)
