@@ -325,10 +325,10 @@ def reference_seeds():
 
 
 def read_reference_case(folder):
-    from sepclr_med.trained import load_voxel_pca
     from sepclr_med.erasing import load_erasures
     from sepclr_med.rendering import load_reference
     from sepclr_med.rundir import RunDir
+    from sepclr_med.trained import load_voxel_pca
     from sepclr_med.volumes.normative import render_with
 
     run = RunDir(folder)
