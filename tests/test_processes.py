@@ -250,7 +250,7 @@ def test_ids_come_in_order_from_several_processes_and_an_odd_number_of_images(al
         words = ("embed", alone, cohort, "-o", out, "--devices", devices, "--batch-size", 4)
         done = subprocess.run(command_line(*words), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("45 images") == 1
+        assert done.stdout.count("45 images ->") == 1
         for space, table in read_embeddings(out).items():
             own = read_embeddings(alone / "embeddings")[space]
             assert list(table["participant_id"]) == list(own["participant_id"])

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors import safe_open
 
 RECIPE = """
 cohort:
@@ -35,8 +36,11 @@ training: {epochs: 12, batch_size: 16, threads: 1}
 evaluation: {variables: [severity, age], n_bootstrap: 20, n_permutations: 99, explain: 1, explain_permutations: 99,
   voxel_pca_components: 5}
 """
-# They say when and by which commands things were done, how long it took, and where it was taken up again.
-NEVER_COMPARED = ("provenance.json", "progress.png", "report.html")
+MEAN_SECONDS = 8.0
+# They say when and by which commands things were done, how long it took, and where it was taken up again; what `check`
+# remembers of images is in the order in which they were read.
+NEVER_COMPARED = ("provenance.json", "progress.png", "report.html", "check/images.jsonl")
+TIMES = ("seconds", "images_per_second")
 
 
 def main() -> None:
@@ -50,10 +54,8 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "recipe.yaml").write_text(RECIPE)
     whole = options.output / "whole" / "run"
-    began = time.monotonic()
     code, said = finish(whole)
     assert code == 0, said
-    seconds = time.monotonic() - began
     rows = []
     for name in options.only.split(","):
         rng = np.random.default_rng([options.seed, list(FAULTS).index(name)])
@@ -61,7 +63,7 @@ def main() -> None:
         while done < (options.kills if name == "kill -9" else options.others):
             folder = options.output / f"{name.replace(' ', '-')}_{len(rows)}"
             shutil.rmtree(folder, ignore_errors=True)
-            n, said = FAULTS[name](folder / "run", rng, seconds)
+            n, said = FAULTS[name](folder / "run", rng)
             code, last = finish(folder / "run")
             different = compare(whole, folder / "run") if code == 0 else [f"exit code {code}: {last}"]
             rows.append({"fault": name, "times": n, "different": "; ".join(different) or "nothing", "said": said})
@@ -100,12 +102,12 @@ def _told(said: str) -> str:
 # Faults: each does something to a run in a new folder and returns how often, and what was said.
 
 
-def kill(run: Path, rng: np.random.Generator, seconds: float, number: int = signal.SIGKILL) -> tuple[int, str]:
+def kill(run: Path, rng: np.random.Generator, number: int = signal.SIGKILL) -> tuple[int, str]:
     n, last = 0, ""
     while True:
         process = start(run)
         # Equally likely at every moment: a short wait is the rule, and a long one lets long steps end.
-        delay = rng.exponential(seconds / 5)
+        delay = rng.exponential(MEAN_SECONDS)
         try:
             _, said = process.communicate(timeout=delay)
         except subprocess.TimeoutExpired:
@@ -117,31 +119,31 @@ def kill(run: Path, rng: np.random.Generator, seconds: float, number: int = sign
         return n, _told(said) or last
 
 
-def terminate(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
-    return kill(run, rng, seconds, signal.SIGTERM)
+def terminate(run: Path, rng: np.random.Generator) -> tuple[int, str]:
+    return kill(run, rng, signal.SIGTERM)
 
 
-def flip_cache(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def flip_cache(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     stop_in_training(run, rng)
     path = next(run.parent.glob("cache/*/volumes.f16"))
     flip(path, rng)
     return 1, finish(run)[1]
 
 
-def truncate_checkpoint(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def truncate_checkpoint(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     stop_in_training(run, rng, after=2)
     path = run / "checkpoints" / "last.safetensors"
     path.write_bytes(path.read_bytes()[: int(rng.integers(0, path.stat().st_size))])
     return 1, finish(run)[1]
 
 
-def flip_checkpoint(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def flip_checkpoint(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     stop_in_training(run, rng, after=2)
     flip(run / "checkpoints" / "last.safetensors", rng)
     return 1, finish(run)[1]
 
 
-def fill_disk(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def fill_disk(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     with mounted(run.parent, f"size={int(rng.integers(100, 3000))}k") as remount:
         code, said = finish(run)
         assert code == 1, said
@@ -150,7 +152,7 @@ def fill_disk(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int,
     return 1, said
 
 
-def make_read_only(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def make_read_only(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     with mounted(run.parent, "size=100m") as remount:
         stop_in_training(run, rng)
         remount("ro")
@@ -161,7 +163,7 @@ def make_read_only(run: Path, rng: np.random.Generator, seconds: float) -> tuple
     return 1, said
 
 
-def replace_image(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def replace_image(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     stop_in_training(run, rng)
     one, other = rng.choice(sorted(training_images(run)), 2, replace=False)
     kept = Path(one).read_bytes()
@@ -172,7 +174,7 @@ def replace_image(run: Path, rng: np.random.Generator, seconds: float) -> tuple[
     return 1, said
 
 
-def change_manifest(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def change_manifest(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     stop_in_training(run, rng)
     # Paths of a run's copy are absolute or relative to it: a table beside it, with one age changed.
     from sepclr_med import read_manifest
@@ -188,7 +190,7 @@ def change_manifest(run: Path, rng: np.random.Generator, seconds: float) -> tupl
     return 1, said
 
 
-def start_twice(run: Path, rng: np.random.Generator, seconds: float) -> tuple[int, str]:
+def start_twice(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     first = start(run)
     while first.poll() is None and epochs_done(run) < 1:
         time.sleep(0.02)
@@ -198,7 +200,7 @@ def start_twice(run: Path, rng: np.random.Generator, seconds: float) -> tuple[in
     return 1, said
 
 
-FAULTS: dict[str, Callable[[Path, np.random.Generator, float], tuple[int, str]]] = {
+FAULTS: dict[str, Callable[[Path, np.random.Generator], tuple[int, str]]] = {
     "kill -9": kill,
     "SIGTERM": terminate,
     "a bit of the cache flipped": flip_cache,
@@ -281,9 +283,20 @@ def _contents(run: Path) -> dict[str, bytes | str]:
 
 def _without_times(path: Path) -> bytes | str:
     if path.name == "history.tsv":
-        table = pd.read_csv(path, sep="\t")
-        return table.drop(columns=["seconds", "images_per_second"]).to_csv()
+        return pd.read_csv(path, sep="\t").drop(columns=list(TIMES)).to_csv()
+    if path.parent.name == "checkpoints" and path.suffix == ".json":
+        return _state_without_times(json.loads(path.read_text()))
+    if path.suffix == ".safetensors":
+        # The order of a header's two entries is anybody's.
+        with safe_open(path, "np") as stream:
+            tensors = [f"{name} {stream.get_tensor(name).tobytes().hex()}" for name in sorted(stream.keys())]
+            return _state_without_times(json.loads(stream.metadata()["state"])) + "\n".join(tensors)
     return path.read_bytes()
+
+
+def _state_without_times(state: dict) -> str:
+    rows = [{name: value for name, value in row.items() if name not in TIMES} for row in state.get("history", [])]
+    return json.dumps({**state, "history": rows, "unfinished": None}, sort_keys=True)
 
 
 if __name__ == "__main__":

@@ -153,5 +153,12 @@ def _header_words(path: Path) -> list[str]:
     content = path.read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
-    stated = [json.loads(value) for value in header.pop("__metadata__", {}).values()]
+    stated = [_parsed(value) for value in header.pop("__metadata__", {}).values()]
     return [*header, *_strings(stated)]
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
