@@ -36,7 +36,7 @@ training: {epochs: 12, batch_size: 16, threads: 1}
 evaluation: {variables: [severity, age], n_bootstrap: 20, n_permutations: 99, explain: 1, explain_permutations: 99,
   voxel_pca_components: 5}
 """
-MEAN_SECONDS = 8.0
+MEAN_SECONDS, PREEMPTED = 8.0, 75
 # They say when and by which commands things were done, how long it took, and where it was taken up again; what `check`
 # remembers of images is in the order in which they were read.
 NEVER_COMPARED = ("provenance.json", "progress.png", "report.html", "check/images.jsonl")
@@ -80,14 +80,18 @@ def main() -> None:
 def start(run: Path, *words: str) -> subprocess.Popen[str]:
     recipe = (run.parent.parent / "recipe.yaml").absolute()
     command = [sys.executable, "-m", "sepclr_med", "run", str(recipe), str(run), *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # A file, not a pipe: workers that outlive a killed run for a while would keep a pipe open.
+    with open(run.parent.parent / f"{run.parent.name}.log", "w", encoding="utf-8") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, text=True)
+
+
+def last_words(run: Path) -> str:
+    return _told((run.parent.parent / f"{run.parent.name}.log").read_text(encoding="utf-8"))
 
 
 def finish(run: Path, *words: str) -> tuple[int, str]:
     """Run the same command to its end; return the exit code and the last thing said as an error."""
-    process = start(run, *words)
-    _, said = process.communicate()
-    return process.returncode, _told(said)
+    return start(run, *words).wait(), last_words(run)
 
 
 def _told(said: str) -> str:
@@ -109,14 +113,14 @@ def kill(run: Path, rng: np.random.Generator, number: int = signal.SIGKILL) -> t
         # Equally likely at every moment: a short wait is the rule, and a long one lets long steps end.
         delay = rng.exponential(MEAN_SECONDS)
         try:
-            _, said = process.communicate(timeout=delay)
+            process.wait(timeout=delay)
         except subprocess.TimeoutExpired:
             process.send_signal(number)
-            _, said = process.communicate()
+            process.wait()
             n += 1
-            last = _told(said) or last
-            continue
-        return n, _told(said) or last
+        last = last_words(run) or last
+        if process.returncode not in (-number, PREEMPTED):
+            return n, last
 
 
 def terminate(run: Path, rng: np.random.Generator) -> tuple[int, str]:
@@ -195,7 +199,7 @@ def start_twice(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     while first.poll() is None and epochs_done(run) < 1:
         time.sleep(0.02)
     code, said = finish(run)
-    first.communicate()
+    first.wait()
     assert code == 1 or "finished" in said, said
     return 1, said
 
@@ -228,7 +232,7 @@ def stop_in_training(run: Path, rng: np.random.Generator, after: int = 1) -> Non
     while process.poll() is None and epochs_done(run) < epochs:
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 def flip(path: Path, rng: np.random.Generator) -> None:
