@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from sepclr_med.errors import RunError
 
@@ -22,6 +26,8 @@ from sepclr_med.errors import RunError
 @contextlib.contextmanager
 def atomic_path(path: str | Path, mode: int | None = None) -> Iterator[Path]:
     """Give a temporary name in the same folder; rename it to ``path`` if the block succeeds, delete it if not.
+
+    What a process that was killed left of the same file is deleted too.
 
     Parameters
     ----------
@@ -38,7 +44,9 @@ def atomic_path(path: str | Path, mode: int | None = None) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        _remove_leftovers(path)
+        prefix = f".{path.name}.{_machine()}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -286,6 +294,18 @@ class RunDir:
     def checkpoint(self, which: str = "last") -> Path:
         """The weights, ``last`` or ``best``; ``previous`` is the one before ``last``, should that be damaged."""
         return self.path / "checkpoints" / f"{which}.safetensors"
+
+
+def _remove_leftovers(path: Path) -> None:
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}-*"):
+        pid = old.name.removeprefix(f".{path.name}.{_machine()}-").partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            old.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    # Folders are shared between machines, each with processes of its own.
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _flush(path: Path) -> None:

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -51,3 +53,21 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_what_a_killed_process_left_of_a_file_goes_with_its_next_write(tmp_path):
+    script = f"""
+import os, signal
+from sepclr_med.rundir import atomic_path
+with atomic_path({str(tmp_path / "a.tsv")!r}) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script])
+    with atomic_path(tmp_path / "a.tsv") as other:
+        assert len(list(tmp_path.iterdir())) == 1
+        write_text(tmp_path / "a.tsv", "whole, while another writes")
+        assert other.is_file()
+        other.write_text("last")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
+    assert (tmp_path / "a.tsv").read_text() == "last"
