@@ -312,6 +312,7 @@ def test_told_to_stop_in_an_epoch_the_same_call_goes_on_from_that_very_step(alon
     fit(manifest, config, tmp_path / "run")
     for name, tensor in weights_of(alone).items():
         assert torch.equal(weights_of(tmp_path / "run")[name], tensor), name
+    assert_same_training(alone, tmp_path / "run", rtol=1e-4, norm_rtol=1e-4)
 
 
 def test_told_to_stop_while_preprocessing_it_stops_at_once_and_loses_nothing(cohort, tmp_path, monkeypatch):

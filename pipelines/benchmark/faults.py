@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,22 @@ def _told(said: str) -> str:
     return told[-1] if told else ""
 
 
+# Damages.
+
+
+def truncate(path: Path, rng: np.random.Generator) -> None:
+    path.write_bytes(path.read_bytes()[: int(rng.integers(0, path.stat().st_size))])
+
+
+def flip(path: Path, rng: np.random.Generator) -> None:
+    with open(path, "r+b") as stream:
+        place = int(rng.integers(path.stat().st_size))
+        stream.seek(place)
+        byte = stream.read(1)[0]
+        stream.seek(place)
+        stream.write(bytes([byte ^ (1 << int(rng.integers(8)))]))
+
+
 # Faults: each does something to a run in a new folder and returns how often, and what was said.
 
 
@@ -123,10 +140,6 @@ def kill(run: Path, rng: np.random.Generator, number: int = signal.SIGKILL) -> t
             return n, last
 
 
-def terminate(run: Path, rng: np.random.Generator) -> tuple[int, str]:
-    return kill(run, rng, signal.SIGTERM)
-
-
 def flip_cache(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     stop_in_training(run, rng)
     path = next(run.parent.glob("cache/*/volumes.f16"))
@@ -134,16 +147,11 @@ def flip_cache(run: Path, rng: np.random.Generator) -> tuple[int, str]:
     return 1, finish(run)[1]
 
 
-def truncate_checkpoint(run: Path, rng: np.random.Generator) -> tuple[int, str]:
+def damage_checkpoint(
+    run: Path, rng: np.random.Generator, damage: Callable[[Path, np.random.Generator], None]
+) -> tuple[int, str]:
     stop_in_training(run, rng, after=2)
-    path = run / "checkpoints" / "last.safetensors"
-    path.write_bytes(path.read_bytes()[: int(rng.integers(0, path.stat().st_size))])
-    return 1, finish(run)[1]
-
-
-def flip_checkpoint(run: Path, rng: np.random.Generator) -> tuple[int, str]:
-    stop_in_training(run, rng, after=2)
-    flip(run / "checkpoints" / "last.safetensors", rng)
+    damage(run / "checkpoints" / "last.safetensors", rng)
     return 1, finish(run)[1]
 
 
@@ -206,10 +214,10 @@ def start_twice(run: Path, rng: np.random.Generator) -> tuple[int, str]:
 
 FAULTS: dict[str, Callable[[Path, np.random.Generator], tuple[int, str]]] = {
     "kill -9": kill,
-    "SIGTERM": terminate,
+    "SIGTERM": partial(kill, number=signal.SIGTERM),
     "a bit of the cache flipped": flip_cache,
-    "checkpoint truncated": truncate_checkpoint,
-    "a bit of the checkpoint flipped": flip_checkpoint,
+    "checkpoint truncated": partial(damage_checkpoint, damage=truncate),
+    "a bit of the checkpoint flipped": partial(damage_checkpoint, damage=flip),
     "disk full": fill_disk,
     "folder read-only": make_read_only,
     "image replaced": replace_image,
@@ -233,15 +241,6 @@ def stop_in_training(run: Path, rng: np.random.Generator, after: int = 1) -> Non
         time.sleep(0.01)
     process.kill()
     process.wait()
-
-
-def flip(path: Path, rng: np.random.Generator) -> None:
-    with open(path, "r+b") as stream:
-        place = int(rng.integers(path.stat().st_size))
-        stream.seek(place)
-        byte = stream.read(1)[0]
-        stream.seek(place)
-        stream.write(bytes([byte ^ (1 << int(rng.integers(8)))]))
 
 
 def training_images(run: Path) -> list[str]:

@@ -212,7 +212,8 @@ def _say_wrong(wrong):
 
 def replay(folder):
     """Read a saved case once more, where its reader's name is that of the folder above."""
-    from fuzz_readers import READERS, read_case
+    from fuzz_cases import read_case
+    from fuzz_readers import READERS
 
     reader = READERS[folder.resolve().parent.name]
     with tempfile.TemporaryDirectory() as copy:

@@ -4,83 +4,27 @@ A case is a dictionary of file names to bytes (or to a :class:`Link`); a reader 
 either returns or raises a ``UserError``. Beyond reading, it uses what it read as the software does next.
 """
 
-import io
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import fuzz_mutations as spoil
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from PIL import Image
-
-from sepclr_med.errors import ManifestError, Problem
-
-
-class Link(NamedTuple):
-    """A symbolic link in a case."""
-
-    target: str
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One reader.
-
-    Parameters
-    ----------
-    make_seeds : callable
-        Valid cases, of which the first is read to warm up.
-    read : callable
-        Takes the folder of a case.
-    mutations : dict of str to callable
-        How files are spoiled, by the end of their name.
-    writes : tuple of str
-        What the reader may leave in the folder: beginnings of names.
-    spoil_case : callable or None
-        Spoils the case as a whole instead of one file of it.
-    """
-
-    make_seeds: Callable[[], list[dict]]
-    read: Callable[[Path], None]
-    mutations: dict
-    writes: tuple = ()
-    spoil_case: Callable | None = None
-    seeds: list = field(default_factory=list)
-
-    def make_case(self, rng):
-        """Return a valid case with one file spoiled, now and then two."""
-        if not self.seeds:
-            self.seeds.extend(self.make_seeds())
-        case = dict(self.seeds[rng.integers(0, len(self.seeds))])
-        if self.spoil_case is not None and rng.random() < 0.7:
-            case = self.spoil_case(rng, case)
-        names = [name for name in case if isinstance(case[name], bytes) and self._mutation(name)]
-        for name in rng.permutation(names)[: 1 + int(rng.random() < 0.1)]:
-            others = [seed[name] for seed in self.seeds if isinstance(seed.get(name), bytes)]
-            case[name] = self._mutation(name)(rng, case[name], others)
-        return case
-
-    def _mutation(self, name):
-        return next((change for end, change in self.mutations.items() if name.endswith(end)), None)
-
-
-def read_case(folder):
-    """Return the files of a folder as a case."""
-    return {
-        path.relative_to(folder).as_posix(): Link(os.readlink(path)) if path.is_symlink() else path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_symlink() or path.is_file()
-    }
-
-
-# Manifest
+from fuzz_cases import Link, Reader, read_case
+from fuzz_tensors import (
+    IMAGE_MUTATIONS,
+    checkpoint_seeds,
+    image_seeds,
+    nifti_bytes,
+    read_checkpoint_case,
+    read_image_case,
+    read_reference_case,
+    read_volume_case,
+    reference_seeds,
+    small_model,
+)
 
 
 def manifest_seeds():
@@ -244,184 +188,6 @@ def read_bids_case(folder):
 # Checkpoints and what lies beside them
 
 
-@cache
-def _small_model():
-    from sepclr_med.config import load_config
-
-    small = ["network.backbone=small", "network.width=2", "method.common_dim=4", "method.salient_dim=2"]
-    return load_config(overrides=[*small, "volumes.standardise=none", "training.epochs=2"])
-
-
-def _new_state():
-    import torch
-    from torch import nn
-
-    from sepclr_med.methods import build_network
-    from sepclr_med.training_state import TrainingState
-
-    torch.manual_seed(0)
-    network = build_network(_small_model(), 1, (8, 8, 8))
-    optimiser = torch.optim.AdamW(network.parameters())
-    return TrainingState(network, nn.Module(), optimiser, {"volumes_sha256": "x", "manifest_sha256": "y"}, (1, 8, 8, 8))
-
-
-def checkpoint_seeds():
-    import torch
-
-    from sepclr_med.rundir import RunDir
-    from sepclr_med.training_state import save_state
-    from sepclr_med.volumes.standardisation import Standardisation
-
-    state = _new_state()
-    for parameter in state.network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    state.optimiser.step()
-    state.standardisation = Standardisation(torch.zeros(1, 8, 8, 8), torch.ones(1, 8, 8, 8))
-    state.epoch, state.history = (
-        2,
-        [{"epoch": 1, "train_total": 1.0}, {"epoch": 2, "train_total": 0.5, "val_total": 1.0}],
-    )
-    with TemporaryDirectory() as folder:
-        save_state(RunDir(folder), state, _small_model())
-        case = read_case(folder)
-    return [{"checkpoints/last.safetensors": case["checkpoints/last.safetensors"]}]
-
-
-def read_checkpoint_case(folder):
-    from sepclr_med.methods import build_network
-    from sepclr_med.rundir import RunDir
-    from sepclr_med.training_state import load_model, restore_state
-
-    run = RunDir(folder)
-    restore_state(run, _new_state())
-    load_model(
-        run.checkpoint(), lambda facts: build_network(_small_model(), facts["in_channels"], facts["spatial_size"])
-    )
-
-
-def reference_seeds():
-    import torch
-
-    from sepclr_med.checkpoint import save_checkpoint
-    from sepclr_med.volumes.normative import fit_normative
-
-    rng = np.random.default_rng(0)
-    rows = pd.DataFrame({"participant_id": [f"{i}" for i in range(24)], "age": rng.uniform(20, 80, 24)})
-    rows["sex"], rows["site"] = ["F", "M"] * 12, ["a"] * 12 + ["b"] * 12
-    volumes = rng.normal(size=(24, 1, 4, 4, 4)).astype(np.float16)
-    background, folds = np.arange(24) % 3 > 0, np.arange(24) % 3
-    reference = fit_normative(lambda places: volumes[places], rows, background, folds, ["age", "sex", "site"], 2)
-    with TemporaryDirectory() as folder:
-        tensors, state = reference.state()
-        save_checkpoint(Path(folder) / "checkpoints" / "reference.safetensors", tensors, state)
-        arrays = {"salient.centre": torch.zeros(3), "salient.projection": torch.eye(3)}
-        save_checkpoint(
-            Path(folder) / "checkpoints" / "erasure_last.safetensors", arrays, {"spaces": ["salient"], "n_rows": 9}
-        )
-        pca = {"mean": torch.zeros(64), "components": torch.ones(2, 64)}
-        save_checkpoint(Path(folder) / "checkpoints" / "voxel_pca.safetensors", pca, {"n_rows": 9})
-        case = read_case(folder)
-    return [{name: content for name, content in case.items() if name.endswith("safetensors")}]
-
-
-def read_reference_case(folder):
-    from sepclr_med.erasing import load_erasures
-    from sepclr_med.rendering import load_reference
-    from sepclr_med.rundir import RunDir
-    from sepclr_med.trained import load_voxel_pca
-    from sepclr_med.volumes.normative import render_with
-
-    run = RunDir(folder)
-    load_voxel_pca(run.voxel_pca)
-    load_erasures(run.erasure())
-    rows = pd.DataFrame({"participant_id": ["0", "n"], "age": [30.0, 40.0], "sex": ["F", "M"], "site": ["a", "b"]})
-    render_with(load_reference(run), rows)
-
-
-# Images
-
-
-AFFINE = np.array([[15.0, 0, 0, -70], [0, 14, 0, -95], [0, 0, 16, -60], [0, 0, 0, 1]])
-
-
-def nifti_bytes(dtype=np.float32, shape=(10, 12, 9), kind=nib.Nifti1Image, **header):
-    """Return a valid image as nibabel writes it."""
-    values = (np.random.default_rng(0).random(shape) * 100).astype(dtype)
-    image = kind(values, AFFINE)
-    for name, value in header.items():
-        image.header[name] = value
-    return image.to_bytes()
-
-
-def image_seeds():  # volumes and pictures; arrays
-    import gzip
-
-    pictures = []
-    for suffix, mode in (("png", "L"), ("png", "RGB"), ("jpg", "L"), ("tif", "L"), ("bmp", "RGB")):
-        stream = io.BytesIO()
-        shape = (16, 12) if mode == "L" else (16, 12, 3)
-        Image.fromarray(np.random.default_rng(1).integers(0, 255, shape, np.uint8)).save(
-            stream, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix)
-        )
-        pictures.append({f"image.{suffix}": stream.getvalue()})
-    arrays = []
-    for suffix, save in (("npy", np.save), ("npz", np.savez), ("npz", np.savez_compressed)):
-        stream = io.BytesIO()
-        save(stream, np.random.default_rng(2).random((10, 12, 9)).astype(np.float32))
-        arrays.append({f"image.{suffix}": stream.getvalue()})
-    raw = [nifti_bytes(), nifti_bytes(np.int16), nifti_bytes(np.uint8, (10, 12, 9, 1)), nifti_bytes(np.float64)]
-    second, mgh = nifti_bytes(kind=nib.Nifti2Image), nifti_bytes(kind=nib.MGHImage)
-    volumes = [{"image.nii.gz": gzip.compress(content, 1)} for content in (*raw, second)]
-    volumes += [{"image.nii": content} for content in (raw[0], raw[1], second)] + [{"image.mgz": gzip.compress(mgh, 1)}]
-    return [*volumes * 3, {"image.mgh": mgh}, *pictures], arrays
-
-
-IMAGE_MUTATIONS = {
-    ".nii.gz": spoil.mutate_nifti,
-    ".nii": spoil.mutate_nifti,
-    **dict.fromkeys((".mgz", ".mgh", ".png", ".jpg", ".tif", ".bmp", ".npy", ".npz"), spoil.mutate_bytes),
-}
-
-
-def read_image_case(folder):
-    from sepclr_med.cohort.facts_file import FactsFile
-    from sepclr_med.cohort.faults import FAULTS, find_faults
-    from sepclr_med.cohort.images import read_facts
-
-    path = str(next(folder.glob("image.*")))
-    facts = read_facts(path)
-    faults = find_faults(facts)
-    with TemporaryDirectory() as scratch:
-        remembered = FactsFile(Path(scratch) / "images.jsonl")
-        with remembered:
-            remembered.add(facts)
-        again = FactsFile(Path(scratch) / "images.jsonl").get(path)
-    if not facts.failure and again != facts:
-        raise AssertionError("facts do not read back the same")
-    if facts.usable and not facts.is_picture:
-        facts.pattern()
-    if wrong := [name for name in faults if FAULTS[name].severity == "error"]:
-        raise ManifestError("check", [Problem(FAULTS[name].message, path, got=faults[name]) for name in wrong])
-
-
-def read_volume_case(folder):
-    from sepclr_med.settings import VolumesConfig
-    from sepclr_med.volumes.cache import cache_volumes
-
-    manifest = pd.DataFrame({"participant_id": ["01"], "image_path": [str(next(folder.glob("image.*")))]})
-    name = manifest["image_path"][0]
-    flat, array = name.endswith((".png", ".jpg", ".tif", ".bmp")), name.endswith((".npy", ".npz"))
-    steps = [{"name": "ScaleIntensityd"}, {"name": "Resized", "spatial_size": [8, 8] if flat else [8, 8, 8]}]
-    for preset in ("vbm", "t1w") if not flat and not array else ("vbm",):
-        settings = VolumesConfig(preset=preset, spacing=24.0, n_jobs=1, transforms=steps if flat or array else None)
-        cached = cache_volumes(manifest, settings, folder / "cache", 2 if flat else 3)
-        if not np.isfinite(cached.load([0])).all():
-            raise AssertionError("not finite")
-
-
-# Tables and records of a run
-
-
 def embedding_seeds():
     from sepclr_med.cohort.embeddings import write_embeddings
 
@@ -500,7 +266,7 @@ def run_seeds():
 
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "config.yaml").write_text(dump_config(_small_model()))
+        (root / "config.yaml").write_text(dump_config(small_model()))
         record_step(root / "provenance.json", "fit", datetime.now(timezone.utc), {"seed": 0})
         write_json(root / "crossfit.json", {"folds": ["0", "1"], "seeds": [0]})
         write_json(root / "analysis" / "done.json", {"link": "abc"})

@@ -18,6 +18,7 @@ from sepclr_med.errors import RunError
 from sepclr_med.methods import erases, find_method, needs_reference
 from sepclr_med.methods.shapes import count_salient
 from sepclr_med.provenance import installed_versions
+from sepclr_med.rendering import load_reference
 from sepclr_med.rundir import RunDir, atomic_folder, read_json, write_json, write_text
 from sepclr_med.runs import read_config
 from sepclr_med.sharing.bundle_texts import LICENCE, describe_inference, describe_metadata, write_readme, write_steps
@@ -85,8 +86,7 @@ def _write_weights(
     said |= {"checkpoint": which, "salient_size": count_salient(config)}
     save_checkpoint(bundle.weights("model"), kept, said)
     if needs_reference(config):
-        reference = NormativeReference.from_state(*load_checkpoint(run.reference))
-        maps, state = reference.state()
+        maps, state = load_reference(run).state()
         own = {name: maps[name][-1:] for name in ("coefficients", "components", "weights")}
         save_checkpoint(bundle.weights("reference"), {**maps, **own}, {**state, "folds": {}})
     if run.erasure(which).is_file():
