@@ -189,22 +189,26 @@ def find_subtypes(
     >>> find_subtypes(rows[:40], np.ones(40, bool), n_null=39, n_resamples=2, max_groups=2).n_groups
     1
     """
+    from threadpoolctl import threadpool_limits
+
     values, names, _ = read_features(features)
     fit_rows, background_rows = read_masks(len(values), fit_rows, background_rows)
     target = values[fit_rows]
     smallest = max(min_share, MIN_GROUP / len(target))
-    frames, gaps, notes = seek_gaps(target, values[background_rows], geometry, n_factors, n_null, smallest, seed)
-    level = LEVEL / len(frames)
-    asked = [frame for frame in frames if gaps[frame.geometry].p_value <= level] or frames[:1]
-    for frame in asked:
-        located = frame.locate(target)
-        points = frame.arrange(located)
-        criteria, models = measure_criteria(
-            points, _gaussian(frame, located), max_groups, min(n_null, 99), n_resamples, seed
-        )
-        judged = judge(criteria, models, gaps[frame.geometry], frame.geometry, level, smallest)
-        if judged.n_groups > 1:
-            break
+    # Matrices of a few rows: threads of linear algebra would only wait for one another.
+    with threadpool_limits(1):
+        frames, gaps, notes = seek_gaps(target, values[background_rows], geometry, n_factors, n_null, smallest, seed)
+        level = LEVEL / len(frames)
+        asked = [frame for frame in frames if gaps[frame.geometry].p_value <= level] or frames[:1]
+        for frame in asked:
+            located = frame.locate(target)
+            points = frame.arrange(located)
+            criteria, models = measure_criteria(
+                points, _gaussian(frame, located), max_groups, min(n_null, 99), n_resamples, seed
+            )
+            judged = judge(criteria, models, gaps[frame.geometry], frame.geometry, level, smallest)
+            if judged.n_groups > 1:
+                break
     return _result(judged, criteria, models, frame, gaps, target, names, [*notes, *judged.notes])
 
 
