@@ -104,7 +104,7 @@ def fitting(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
         if isinstance(error, UserError) or describe_lost_resource(error):
             raise
         raise unfit_checkpoint(path, f"it is of another model: {error}") from error

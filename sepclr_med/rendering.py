@@ -111,9 +111,13 @@ def load_rendering(
     if not needs_reference(config):
         return None
     reference = load_reference(run)
-    if site_effects:
-        return render_at_sites(reference, site_effects, table, shifted)
-    return render_with(reference, table)
+    try:
+        if site_effects:
+            return render_at_sites(reference, site_effects, table, shifted)
+        return render_with(reference, table)
+    except ManifestError as error:
+        summary = f"{run.reference}: this normative reference cannot be used for these rows"
+        raise ManifestError(summary, error.problems) from error
 
 
 def load_reference(run: RunDir) -> NormativeReference:

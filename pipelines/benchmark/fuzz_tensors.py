@@ -96,17 +96,17 @@ def reference_seeds():
 
 
 def read_reference_case(folder):
+    from sepclr_med.config import parse_config
     from sepclr_med.erasing import load_erasures
-    from sepclr_med.rendering import load_reference
+    from sepclr_med.rendering import load_rendering
     from sepclr_med.rundir import RunDir
     from sepclr_med.trained import load_voxel_pca
-    from sepclr_med.volumes.normative import render_with
 
     run = RunDir(folder)
     load_voxel_pca(run.voxel_pca)
     load_erasures(run.erasure())
     rows = pd.DataFrame({"participant_id": ["0", "n"], "age": [30.0, 40.0], "sex": ["F", "M"], "site": ["a", "b"]})
-    render_with(load_reference(run), rows)
+    load_rendering(run, rows, parse_config({"method": {"name": "sepclr"}}))
 
 
 # Images

@@ -112,9 +112,12 @@ class Design:
         KeyError, TypeError, ValueError
             When it does not describe one.
         """
-        levels = tuple((str(name), tuple(map(str, seen))) for name, seen in state["levels"])
-        numbers, squared = tuple(map(str, state["numbers"])), tuple(map(str, state["squared"]))
+        levels = tuple((name, tuple(seen)) for name, seen in state["levels"])
+        numbers, squared = tuple(state["numbers"]), tuple(state["squared"])
         centre, scale = tuple(map(float, state["centre"])), tuple(map(float, state["scale"]))
+        words = [*numbers, *squared, *(word for name, seen in levels for word in (name, *seen))]
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError("names of covariates and of classes are text")
         if not len(numbers) == len(centre) == len(scale) or not set(squared) <= set(numbers) or 0.0 in scale:
             raise ValueError("a centre and a scale other than 0 belong to each number")
         return cls(CovariateCoding(numbers, levels), centre, scale, squared)
@@ -199,8 +202,15 @@ class NormativeReference:
     def from_state(cls, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> NormativeReference:
         """Return the reference that :meth:`state` described."""
         names = ("coefficients", "components", "weights", "inverse_std")
-        kept = (tensors[name] for name in names)
-        return cls(Design.from_state(state["design"]), *kept, dict(state["folds"]), dict(state["facts"]))
+        coefficients, components, weights, inverse_std = (tensors[name] for name in names)
+        n, _, n_voxels = coefficients.shape
+        if components.shape != (n, weights.shape[1], n_voxels) or len(weights) != n or inverse_std.shape != (n_voxels,):
+            raise ValueError("its parts differ in shape")
+        folds = dict(state["folds"])
+        if not all(type(fold) is int and 0 <= fold < n for fold in folds.values()):
+            raise ValueError(f"folds are numbers from 0 to {n - 1}")
+        design = Design.from_state(state["design"])
+        return cls(design, coefficients, components, weights, inverse_std, folds, dict(state["facts"]))
 
 
 @dataclass(frozen=True)
