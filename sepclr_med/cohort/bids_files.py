@@ -350,5 +350,6 @@ def _no_suffix(scan: Scan, suffix: str, root: Path) -> Problem:
         f"(there are: {', '.join(derivatives[:6])})" if len(derivatives) > 1 else "",
     ]
     fix = " ".join(part for part in advice if part) or "give the folder that holds the images"
-    message = f"none of {len(scan.participants):,} participants has one in this folder, read as {scan.layout}"
+    message = f"none of {len(scan.participants):,} participant folders holds one"
+    message += "" if scan.layout == "BIDS" else f"; the folder was read as {scan.layout}"
     return Problem(message, file=str(root), got=suffix, allowed=there or "no NIfTI or .mgz", fix=fix, code="no_image")

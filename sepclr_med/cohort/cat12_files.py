@@ -20,7 +20,7 @@ from sepclr_med.cohort.importers import ImageRules
 from sepclr_med.cohort.name_patterns import compile_pattern, fill_pattern
 
 LAYOUT = "CAT12: PREFIX*.nii[.gz] in the folder, mri, */mri or sub-*/[ses-*/][anat/][mri/]"
-PREFIX = r"(?:s\d*)?(?:m0?wp\d|wp\d|rp\d|p\d|wmi?)"
+PREFIX = r"(?:s\d*)?(?:m0?wp\d|wp\d|rp\d|p\d|wm(?:i(?=sub-|[A-Z0-9]|$))?)"
 # Of CAT12's longitudinal pipeline the source is the realigned image, rNAME.
 NAME = re.compile(
     rf"(?P<prefix>{PREFIX}(?:r(?=sub-))?)(?P<source>.+?)(?:_(?P<space>affine|rigid))?(?P<end>\.nii(?:\.gz)?)"
