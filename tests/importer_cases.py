@@ -77,7 +77,7 @@ CASES = {
         {
             "ndar_subject01.txt": tsv(
                 "collection_id,subjectkey,src_subject_id,interview_date,interview_age,sex,phenotype,site",
-                "collection_id,The NDAR Unique Identifier,Subject ID,Date,Age in months,Sex of the subject,Phenotype,Site",
+                "collection_id,GUID,Subject ID,Date,Age in months,Sex of the subject,Phenotype,Site",
                 "2274,NDAR_A,S0001,01/01/2010,426,F,a disorder,Hartford",
                 "2274,NDAR_B,S0002,01/01/2010,360,M,no disorder,Boston",
             ),
@@ -127,7 +127,7 @@ CASES = {
             ),
         },
         ["sub-10159/anat/sub-10159_T1w.nii.gz", "sub-50004/anat/sub-50004_T1w.nii.gz"],
-        {"diagnosis": ["control", "schizophrenia"], "scanner": ["35343.0", "35426.0"], "sex": ["F", "F"]},
+        {"diagnosis": ["control", "schizophrenia"], "scanner": ["35343", "35426"], "sex": ["F", "F"]},
     ),
     "ds002748": Case(
         {

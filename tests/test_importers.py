@@ -1,5 +1,6 @@
 """Known cohorts: every importer is valid, reads the columns its cohort is published with, and is in the docs."""
 
+import inspect
 import json
 import re
 import shutil
@@ -17,10 +18,18 @@ from sepclr_med.cli import app
 from sepclr_med.cohort.bids import find_images
 from sepclr_med.cohort.columns import KNOWN_COLUMNS, NUMBERS
 from sepclr_med.cohort.dialects import translate_table
-from sepclr_med.cohort.importers import TableRules, describe_importers, list_importers, read_importer
+from sepclr_med.cohort.importers import (
+    ImageRules,
+    Importer,
+    TableRules,
+    describe_importers,
+    list_importers,
+    read_importer,
+)
 from sepclr_med.cohort.manifest import assign_roles, read_manifest, write_manifest
 from sepclr_med.cohort.name_patterns import compile_pattern, rewrite_name
 from sepclr_med.errors import ConfigError, ManifestError
+from sepclr_med.settings import BidsConfig
 
 ROOT = Path(__file__).parents[1]
 KNOWN = sorted(list_importers())
@@ -89,7 +98,7 @@ def test_the_real_table_of_cnp(shared_data, tmp_path):
     counts = {"control": 125, "schizophrenia": 50, "bipolar": 49, "adhd": 41}
     assert manifest["diagnosis"].value_counts().to_dict() == counts
     assert manifest["sex"].value_counts().to_dict() == {"M": 153, "F": 112}
-    assert manifest["scanner"].nunique() == 2
+    assert set(manifest["scanner"]) == {"35343", "35426"}
     assert {problem.code for problem in problems} == {"importer", "diagnosis", "row_without_image"}
 
 
@@ -135,6 +144,11 @@ def test_names_are_recognised_however_they_are_written():
 def test_an_importer_of_ones_own_is_refused_with_the_key_and_what_is_allowed(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
         read_importer(own(tmp_path, **changes))
+
+
+def test_a_recipe_takes_what_the_command_takes():
+    parameters = set(inspect.signature(find_images).parameters) - {"bids_dir"}
+    assert parameters == set(BidsConfig.model_fields) - {"root"}
 
 
 def test_what_differs_from_the_published_table_is_said(tmp_path):
@@ -257,13 +271,43 @@ def test_the_user_goes_before_the_importer(tmp_path):
     assert manifest["diagnosis"].tolist() == ["everyone"] * 2
 
 
-def test_the_documentation_lists_every_cohort_as_its_importer_does():
-    page = (ROOT / "docs" / "manifests.md").read_text()
-    section = page[page.index("### The cohorts") :]
-    rows = re.findall(r"^\| `(\w+)` \| \[(.+?)\]\((.+?)\) \| (\w+) \|", section, re.MULTILINE)
-    assert rows == list(describe_importers()[["name", "cohort", "home", "tested"]].itertuples(index=False, name=None))
+def write_table():
+    """The table of cohorts in docs/manifests.md."""
+    rows = describe_importers().itertuples(index=False)
+    lines = [f"| `{row.name}` | [{row.cohort}]({row.home}) | {row.tested} |" for row in rows]
+    return "\n".join(["| `--cohort` | cohort | |", "|---|---|---|", *lines]) + "\n"
+
+
+def write_sections():
+    """What docs/cohorts.md says of every cohort."""
+    return "\n".join(write_section(name, read_importer(name)) for name in KNOWN)
+
+
+def write_section(name, importer):
+    groups = [f"controls `{','.join(importer.background)}`"] if importer.background else []
+    groups += [f"patients `{','.join(importer.target)}`"] if importer.target else []
+    said = {
+        "Tables": "; ".join(" or ".join(f"`{file}`" for file in rules.files) for rules in importer.tables),
+        "Images": " or ".join(f"`{pattern}`" for pattern in importer.images.patterns) or "BIDS",
+        "Diagnoses": "; ".join(groups) or "as they are in the table",
+        "Access": importer.access,
+        "Licence": importer.licence,
+        "Tested": importer.tested,
+        "Note": importer.notes,
+    }
+    lines = [f"- {key}: {value}".rstrip(".") + "." for key, value in said.items() if value]
+    return f"## {importer.title}\n\n`--cohort {name}`, <{importer.home}>\n\n" + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(("page", "write"), [("manifests.md", write_table), ("cohorts.md", write_sections)])
+def test_the_documentation_says_of_every_cohort_what_its_importer_does(page, write):
+    assert write() in (ROOT / "docs" / page).read_text(), f"put this into docs/{page}:\n{write()}"
+
+
+def test_the_readme_of_the_manifests_names_every_cohort_and_key():
     readme = (ROOT / "data_manifests" / "README.md").read_text()
-    assert [name for name in KNOWN if f"`{name}`" not in readme] == []
+    keys = {*Importer.model_fields, *ImageRules.model_fields, *TableRules.model_fields}
+    assert [name for name in [*KNOWN, *keys] if f"`{name}`" not in readme] == []
 
 
 def test_the_template_agrees_with_the_columns():
