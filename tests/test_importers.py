@@ -138,6 +138,8 @@ def test_names_are_recognised_however_they_are_written():
         ({"images": {"patterns": ["{participant_id/T1.nii"]}}, "a brace is not closed"),
         ({"tables": [{"files": ["a.tsv"], "ids": {"S{n}": "{m}"}}]}, "has places that S{n} has not: m"),
         ({"tables": [{"files": ["a.tsv"], "rename": {"a": "age", "b": "age"}}]}, "two columns become age"),
+        ({"tables": [{"files": ["../a.tsv"]}]}, "a file in the folder is meant"),
+        ({"tables": [{"files": ["/etc/passwd"]}]}, "a file in the folder is meant"),
         ({"background": "control"}, "background: Input should be a valid list"),
     ],
 )

@@ -108,14 +108,7 @@ def find_images(
     rules = ImageRules() if importer is None else importer.images
     suffix = suffix or rules.suffix
     root = _find_root(bids_dir, derivative or rules.derivative)
-    scan = scan_layout(root, suffix, rules)
-    if not scan.participants:
-        raise_errors(str(root), scan.problems)
-        raise ManifestError(f"{root}: no participants", [say_empty(root, scan, suffix, rules.patterns)])
-    wanted = {**(rules.entities if scan.layout == "BIDS" else {}), **(entities or {})}
-    images = select_images(scan, suffix, wanted, root)
-    problems = [*scan.problems, *find_ambiguous(images, suffix), *report_runs(images)]
-    images = images[[column for column in [*KEY, "image_path", *FROM_NAMES] if column in images]]
+    scan, images, problems = _choose_images(root, suffix, rules, entities or {})
     tables, found = _read_tables(
         _Source(bids_dir, root, scan.participants, images, dict(rename or {})),
         importer,
@@ -141,6 +134,21 @@ def find_images(
     manifest = _order(manifest)
     manifest.attrs = {"dictionary": dictionary, "problems": problems}
     return manifest, problems
+
+
+def _choose_images(
+    root: Path, suffix: str, rules: ImageRules, entities: Mapping[str, str | None]
+) -> tuple[Scan, pd.DataFrame, list[Problem]]:
+    """Return what is in the folder, the images asked for, one per participant, session and run, and what is odd."""
+    scan = scan_layout(root, suffix, rules)
+    if not scan.participants:
+        raise_errors(str(root), scan.problems)
+        raise ManifestError(f"{root}: no participants", [say_empty(root, scan, suffix, rules.patterns)])
+    of_bids = scan.layout == "BIDS"
+    images = select_images(scan, suffix, {**(rules.entities if of_bids else {}), **entities}, root)
+    problems = [*scan.problems, *find_ambiguous(images, suffix), *report_runs(images)]
+    kept = [*KEY, "image_path", *(() if of_bids else FROM_NAMES)]
+    return scan, images[[column for column in kept if column in images]], problems
 
 
 @dataclass(frozen=True)

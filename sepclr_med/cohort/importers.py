@@ -45,6 +45,12 @@ def _check_image_pattern(pattern: str) -> str:
     return pattern
 
 
+def _check_file(name: str) -> str:
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError("a file in the folder is meant; for one elsewhere there is --participants")
+    return name
+
+
 def _check_rewriting(patterns: dict[str, str]) -> dict[str, str]:
     for old, new in patterns.items():
         held = compile_pattern(old).groupindex
@@ -57,6 +63,7 @@ def _check_rewriting(patterns: dict[str, str]) -> dict[str, str]:
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 ImagePattern = Annotated[str, AfterValidator(_check_image_pattern)]
 Rewriting = Annotated[dict[str, str], AfterValidator(_check_rewriting)]
+FileName = Annotated[str, AfterValidator(_check_file)]
 Words = Annotated[str, Field(min_length=1)]
 
 
@@ -84,7 +91,7 @@ class ImageRules(ImporterSection):
 class TableRules(ImporterSection):
     """One table of the cohort, its columns named as published (except right in ``rename`` and left in ``sums``)."""
 
-    files: list[str] = Field(min_length=1)
+    files: list[FileName] = Field(min_length=1)
     """Names or globs, relative to the folder; the first that is there."""
     key: str = "participant_id"
     """Column of participants."""
