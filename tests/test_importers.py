@@ -306,6 +306,20 @@ def test_the_documentation_says_of_every_cohort_what_its_importer_does(page, wri
     assert write() in (ROOT / "docs" / page).read_text(), f"put this into docs/{page}:\n{write()}"
 
 
+def test_the_importer_in_the_documentation_works(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "manifests.md").read_text(), re.DOTALL)
+    (tmp_path / "study.yaml").write_text(text)
+    (tmp_path / "clinical.csv").write_text("Patient,Dx,AgeMonths,Sex,Centre\nP_007,1,366,2,Rome\nP_008,0,-9,1,Lyon\n")
+    for person in ("sub-P007", "sub-P008"):
+        (tmp_path / person / "anat").mkdir(parents=True)
+        (tmp_path / person / "anat" / f"{person}_T1w.nii.gz").touch()
+    manifest, _ = find_images(tmp_path, cohort=tmp_path / "study.yaml")
+    shown = (
+        manifest[["participant_id", "diagnosis", "age", "sex", "site"]].astype(object).fillna("n/a").to_numpy().tolist()
+    )
+    assert shown == [["sub-P007", "patient", 30.5, "F", "Rome"], ["sub-P008", "control", "n/a", "M", "Lyon"]]
+
+
 def test_the_readme_of_the_manifests_names_every_cohort_and_key():
     readme = (ROOT / "data_manifests" / "README.md").read_text()
     keys = {*Importer.model_fields, *ImageRules.model_fields, *TableRules.model_fields}
