@@ -215,7 +215,7 @@ def describe_importers() -> pd.DataFrame:
     """
     importers = {name: read_importer(path) for name, path in list_importers().items()}
     rows = [
-        {"name": name, "cohort": each.title, "tested": each.tested.split(":")[0].split(" ")[0], "home": each.home}
+        {"name": name, "cohort": each.title, "tested": each.tested.split()[0].strip(":,"), "home": each.home}
         for name, each in importers.items()
     ]
     return pd.DataFrame(rows, columns=["name", "cohort", "tested", "home"])

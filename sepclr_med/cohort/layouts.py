@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from sepclr_med.cohort.bids_files import EXTENSIONS, Scan, add_images, scan_images
+from sepclr_med.cohort.bids_files import EXTENSIONS, Scan, add_images, is_folder, list_folder, scan_images
 from sepclr_med.cohort.caps_files import find_caps, scan_caps
 from sepclr_med.cohort.cat12_files import is_prefix, scan_cat12
 from sepclr_med.cohort.importers import ImageRules
-from sepclr_med.cohort.name_patterns import fill_pattern, find_files
+from sepclr_med.cohort.name_patterns import compile_pattern, fill_pattern
 from sepclr_med.errors import Problem
 
 
@@ -44,7 +44,7 @@ def scan_layout(root: Path, suffix: str, rules: ImageRules | None = None) -> Sca
     else:
         scan = scan_images(root, suffix)
         if scan.images.empty:
-            published = scan_published(root, rules)
+            published = scan_published(root, rules) if rules.patterns else scan
             scan = scan if published.images.empty else published
     if scan.images.empty and not is_prefix(suffix):
         scan.suffixes.update(scan_cat12(root, suffix).suffixes)
@@ -70,7 +70,7 @@ def scan_published(root: Path, rules: ImageRules) -> Scan:
     scan = Scan(pd.DataFrame(), [], layout=f"published: {' or '.join(rules.patterns)}")
     found: dict[str, dict[str, str]] = {}
     for pattern in rules.patterns:
-        found = {**dict(find_files(real, pattern)), **found}
+        found = {**dict(_find_files(real, pattern.split("/"), {}, scan)), **found}
     records = [_make_record(path, held, rules) for path, held in found.items() if path.isprintable()]
     scan.participants = sorted({str(record["participant_id"]) for record in records})
     add_images(scan, records, real)
@@ -101,6 +101,22 @@ def say_empty(root: Path, scan: Scan, suffix: str, patterns: Sequence[str]) -> P
         )
     got = there or ", ".join((inner or [folder.name for folder in folders])[:8]) or "no folders"
     return Problem(message, file=str(root), got=got, allowed=allowed, fix=fix, code="no_participants")
+
+
+def _find_files(
+    folder: str, steps: list[str], held: dict[str, str], scan: Scan
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the files whose path fits, one step of the pattern a folder, with what its places stand for."""
+    wanted = compile_pattern(steps[0])
+    for entry in list_folder(folder, scan):
+        found = wanted.fullmatch(entry.name)
+        if found is None or any(held.get(place, value) != value for place, value in found.groupdict().items()):
+            continue
+        together = {**held, **found.groupdict()}
+        if len(steps) == 1 and not is_folder(entry):
+            yield entry.path, together
+        elif len(steps) > 1 and is_folder(entry):
+            yield from _find_files(entry.path, steps[1:], together, scan)
 
 
 def _make_record(path: str, held: dict[str, str], rules: ImageRules) -> dict[str, str | None]:

@@ -1,15 +1,13 @@
-"""Names with places in them, such as ``IXI{participant_id:3}-{site}-*-T1.nii.gz``: found in folders, and rewritten.
+"""Names with places in them, such as ``IXI{participant_id:3}-{site}-*-T1.nii.gz``: read, filled and rewritten.
 
 ``{name}`` stands for letters and digits, ``{name:3}`` for exactly three of them, ``*`` for anything; a place that is
-there twice must hold the same. A slash divides folders. Nothing else has a meaning, so that a pattern is a value, not
-a program.
+there twice must hold the same. Nothing else has a meaning, so that a pattern is a value, not a program.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 PLACE = re.compile(r"\{(\w*)(?::(\d+))?\}|(\*)")
 LONGEST = 300
@@ -62,42 +60,6 @@ def fill_pattern(pattern: str, held: Mapping[str, str]) -> str:
     'IXI002'
     """
     return PLACE.sub(lambda place: held[place[1]], pattern)
-
-
-def find_files(root: str | os.PathLike[str], pattern: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Find the files under a folder whose path fits a pattern, no deeper than it has slashes.
-
-    Parameters
-    ----------
-    root : path
-    pattern : str
-
-    Yields
-    ------
-    path : str
-        Sorted within each folder.
-    held : dict
-        What each place of the pattern stands for.
-    """
-    yield from _descend(os.fspath(root), pattern.split("/"), {})
-
-
-def _descend(folder: str, steps: list[str], held: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    wanted = compile_pattern(steps[0])
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
-    except OSError:
-        return
-    for name in names:
-        found = wanted.fullmatch(name)
-        if found is None or any(held.get(place, value) != value for place, value in found.groupdict().items()):
-            continue
-        path, together = os.path.join(folder, name), {**held, **found.groupdict()}
-        if len(steps) > 1:
-            yield from _descend(path, steps[1:], together)
-        elif not os.path.isdir(path):
-            yield path, together
 
 
 def _group(name: str, length: str | None, seen: set[str], pattern: str) -> str:
