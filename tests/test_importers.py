@@ -186,6 +186,8 @@ def test_tables_that_are_elsewhere_several_or_not_there(tmp_path):
     shutil.copy(moved, folder / "unrestricted_b.csv")
     with pytest.raises(ManifestError, match=r"several files are named unrestricted_\*.csv"):
         find_images(folder, cohort="hcp")
+    manifest, _ = find_images(folder, cohort="hcp", participants="unrestricted_b.csv")
+    assert manifest["age"].tolist() == [24, 27]
     for path in folder.glob("*.csv"):
         path.unlink()
     with pytest.raises(ManifestError, match="none of the tables that the importer knows is there") as error:

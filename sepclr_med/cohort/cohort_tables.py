@@ -49,10 +49,11 @@ def read_cohort_tables(
     ManifestError
         When none is there, or a name fits several files.
     """
-    paths = {position: _find_file(rules, folders) for position, rules in enumerate(importer.tables)}
+    own = None
     if given is not None:
         named = (n for n, rules in enumerate(importer.tables) if any(fnmatch(given.name, f) for f in _names(rules)))
-        paths[next(named, 0)] = given
+        own = next(named, 0)
+    paths = {n: given if n == own else _find_file(rules, folders) for n, rules in enumerate(importer.tables)}
     found = {position: path for position, path in paths.items() if path is not None}
     if not found:
         raise ManifestError(f"{folders[0]}: no table of {importer.title}", [_no_table(importer, folders)])
