@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -25,6 +25,7 @@ from sepclr_med.settings import (
     VolumesConfig,
 )
 
+S = TypeVar("S", bound=Section)
 # PyYAML needs seconds for more; the largest recipe here has 6 KB.
 LARGEST_RECIPE, DEEPEST = 64 << 10, 50
 
@@ -84,10 +85,27 @@ def parse_config(values: dict[str, Any], source: str = "configuration") -> Confi
     ConfigError
         As for :func:`load_config`.
     """
+    return parse_section(Config, values, source)
+
+
+def parse_section(section: type[S], values: dict[str, Any], source: str = "configuration") -> S:
+    """Build a section from a plain dictionary, with all its problems at once.
+
+    Raises
+    ------
+    ConfigError
+        With every unknown key (and the nearest known one) and every value that is not allowed.
+
+    Examples
+    --------
+    >>> from sepclr_med.settings import SplitConfig
+    >>> parse_section(SplitConfig, {"test_size": 0.3}).test_size
+    0.3
+    """
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(detail, source) for detail in error.errors()]
+        problems = [_problem(detail, source, section) for detail in error.errors()]
     raise ConfigError(f"{source}: {len(problems)} problem(s) in the configuration", problems)
 
 
@@ -96,9 +114,8 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping; anything else is a :class:`ConfigError`."""
-    fix = "see pipelines/ for recipes that work"
+def read_yaml(path: str | Path, fix: str = "see pipelines/ for recipes that work") -> dict[str, Any]:
+    """Read a YAML mapping; anything else is a :class:`ConfigError` with this remedy."""
     try:
         with open(path, "rb") as stream:
             values = _load_plain(stream.read(LARGEST_RECIPE + 1))
@@ -195,11 +212,11 @@ def _require_small(value: Any) -> None:
             left += part
 
 
-def _problem(detail: Any, source: str) -> Problem:
+def _problem(detail: Any, source: str, section: type[Section]) -> Problem:
     path = [str(part) for part in detail["loc"]]
     name = ".".join(path) or "configuration"
     if detail["type"] == "extra_forbidden":
-        known = list(_fields_at(path[:-1]))
+        known = list(_fields_at(path[:-1], section))
         hint = did_you_mean(path[-1], known)
         return Problem(f"unknown key {name}", file=source, allowed=", ".join(known), fix=hint or "remove it")
     hint = ""
@@ -209,9 +226,10 @@ def _problem(detail: Any, source: str) -> Problem:
     return Problem(f"{name}: {said}", file=source, got=str(detail["input"])[:80], fix=hint)
 
 
-def _fields_at(path: list[str]) -> Iterable[str]:
-    model: type[BaseModel] = Config
-    for part in path:
+def _fields_at(path: list[str], section: type[Section]) -> Iterable[str]:
+    model: type[BaseModel] = section
+    # The number of a section in a list of sections names no field.
+    for part in (part for part in path if not part.isdecimal()):
         field = model.model_fields.get(part)
         inner = (getattr(field.annotation, "__args__", ()) or (field.annotation,)) if field else ()
         models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]

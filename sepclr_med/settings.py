@@ -22,8 +22,12 @@ class BidsConfig(Section):
 
     root: str
     """The BIDS folder, absolute or relative to the recipe."""
-    suffix: str = "T1w"
-    """BIDS suffix of the images, such as ``T1w`` or ``probseg``."""
+    cohort: str | None = None
+    """Importer of a known cohort, such as ``abide1`` (``sepclr-med manifest --cohort list``), or the path of a YAML."""
+    participants: str | None = None
+    """Table of participants, absolute or relative to ``root``; none means ``participants.tsv``, or the cohort's."""
+    suffix: str | None = None
+    """BIDS suffix of the images, such as ``T1w`` or ``probseg``; none means what the cohort says, else ``T1w``."""
     derivative: str | None = None
     """Name of a folder under ``derivatives/``; none means the raw images."""
     entities: dict[str, str] = {}

@@ -31,6 +31,25 @@ from sepclr_med.printing import print_problems, print_rich, print_table
 if TYPE_CHECKING:
     import pandas as pd
 
+
+def _list_cohorts(wanted: str | None) -> str | None:
+    if wanted != "list":
+        return wanted
+    from sepclr_med.cohort.importers import describe_importers
+
+    print_table(describe_importers(), False, "cohorts that --cohort knows")
+    raise typer.Exit
+
+
+Cohort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE|list",
+        help="Importer of a known cohort, or the YAML of your own; list shows those known, tested or not.",
+        callback=_list_cohorts,
+        is_eager=True,
+    ),
+]
 Hypotheses = Annotated[
     Path | None, typer.Option(help="YAML of what link will test (variables, covariates, ...), frozen with the seal.")
 ]
@@ -65,9 +84,12 @@ def simulate(
 
 @app.command("manifest", rich_help_panel="Cohort")
 def make_manifest(
-    bids_dir: Annotated[Path, typer.Argument(help="BIDS folder.", show_default=False)],
+    bids_dir: Annotated[Path, typer.Argument(help="BIDS, CAPS or CAT12 folder.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Manifest to write, .tsv or .csv.")],
-    suffix: Annotated[str, typer.Option(help="BIDS suffix of the images.")] = "T1w",
+    cohort: Cohort = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="BIDS suffix (T1w), or prefix of CAT12 (mwp1).", show_default="T1w")
+    ] = None,
     derivative: Annotated[str | None, typer.Option(help="Folder under derivatives/; none means raw images.")] = None,
     desc: Annotated[str | None, typer.Option(help="desc- entity.")] = None,
     label: Annotated[str | None, typer.Option(help="label- entity.")] = None,
@@ -82,11 +104,16 @@ def make_manifest(
     rename: Annotated[str | None, typer.Option(help="Columns to rename, old=new, comma-separated.")] = None,
     phenotype: Annotated[bool, typer.Option("--phenotype", help="Join phenotype/*.tsv.")] = False,
     sessions: Annotated[bool, typer.Option("--sessions", help="Join *_sessions.tsv.")] = False,
+    participants: Annotated[
+        Path | None, typer.Option(help="Table of participants, wherever it lies.", show_default="participants.tsv")
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Find the images of a BIDS folder and join its tables into a manifest.
+    """Find the images of a BIDS, CAPS or CAT12 folder and join its tables into a manifest.
 
     Example: sepclr-med manifest /data/ds002748 -o manifest.tsv --diagnosis-column group --rename gender=sex
+
+    Of a known cohort: sepclr-med manifest /data/abide -o manifest.tsv --cohort abide1
     """
     from sepclr_med import find_images, write_manifest
     from sepclr_med.cohort.columns import describe_columns
@@ -104,6 +131,8 @@ def make_manifest(
         phenotype=phenotype,
         sessions=sessions,
         diagnosis=diagnosis,
+        cohort=cohort,
+        participants=None if participants is None else participants.resolve(),
     )
     print_problems(problems)
     table = label_dataset(table, site, prefix)
@@ -115,6 +144,8 @@ def make_manifest(
     write_json(sidecar, dictionary)
     diagnoses = ", ".join(f"{n} {name}" for name, n in table["diagnosis"].value_counts(dropna=False).items())
     print(f"{len(table)} images of {table['participant_id'].nunique()} participants ({diagnoses}) -> {output}")
+    if cohort is not None:
+        _say_next(cohort, output)
 
 
 @app.command(rich_help_panel="Cohort")
@@ -214,6 +245,17 @@ def seal(
     from sepclr_med.cohort.ledger import seal as seal_rows
 
     print(f"test part sealed -> {seal_rows(read_manifest(manifest, bids_root), manifest, hypotheses)}")
+
+
+def _say_next(cohort: str, output: Path) -> None:
+    from sepclr_med.cohort.importers import read_importer
+
+    importer = read_importer(cohort)
+    if importer.notes:
+        print(f"note: {importer.notes}")
+    if importer.background and importer.target:
+        roles = f"--background {','.join(importer.background)} --target {','.join(importer.target)}"
+        print(f"next: sepclr-med check {output} {roles}")
 
 
 def _groups(manifest: pd.DataFrame) -> str:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from sepclr_med.cohort.bids_files import Scan, find_ambiguous, report_runs, scan_images, select_images
-from sepclr_med.cohort.bids_tables import Table, join, read_participants, read_phenotypes, read_sessions
+from sepclr_med.cohort.bids_files import Scan, find_ambiguous, report_runs, select_images
+from sepclr_med.cohort.bids_tables import Table, join, read_keyed, read_participants, read_phenotypes, read_sessions
 from sepclr_med.cohort.bids_words import check_rename, choose_diagnosis, pick_session_columns, translate
 from sepclr_med.cohort.cells import locate
+from sepclr_med.cohort.cohort_tables import find_diagnosis, read_cohort_tables, say_origin
 from sepclr_med.cohort.columns import KNOWN_COLUMNS
+from sepclr_med.cohort.importers import ImageRules, Importer, read_importer
+from sepclr_med.cohort.layouts import say_empty, scan_layout
 from sepclr_med.cohort.rows import KEY, find_near_ids
 from sepclr_med.cohort.tables import raise_errors
 from sepclr_med.errors import ManifestError, Problem, did_you_mean
 
 SHOWN_IMAGES = 20
+# What a published path may say beside whose image it is.
+FROM_NAMES = ("site", "scanner")
 
 
 def find_images(
     bids_dir: str | Path,
-    suffix: str = "T1w",
+    suffix: str | None = None,
     derivative: str | None = None,
     entities: Mapping[str, str | None] | None = None,
     diagnosis_column: str | None = None,
@@ -31,15 +36,21 @@ def find_images(
     phenotype: bool = False,
     sessions: bool = False,
     diagnosis: str | None = None,
+    cohort: str | Path | None = None,
+    participants: str | Path | None = None,
 ) -> tuple[pd.DataFrame, list[Problem]]:
     r"""Make the manifest of a BIDS folder: one row per image, with what the tables say of its participant.
+
+    CAPS folders of Clinica and folders of CAT12 are read too, and cohorts as they are published when an importer knows
+    them.
 
     Parameters
     ----------
     bids_dir : path
-        The dataset: the folder with ``participants.tsv`` and ``sub-*``.
-    suffix : str, default="T1w"
-        Suffix of the images, such as ``T1w`` or ``probseg``.
+        The dataset: the folder with ``participants.tsv`` and ``sub-*`` (CAPS: with ``subjects``; CAT12: with ``mri``).
+    suffix : str or None, default=None
+        Suffix of the images, such as ``T1w`` or ``probseg``, or prefix of CAT12's, such as ``mwp1``; none means what
+        the cohort's importer says, else ``T1w``.
     derivative : str or None, default=None
         Folder under ``derivatives/`` to take the images from; none means the raw images.
     entities : mapping or None, default=None
@@ -56,6 +67,12 @@ def find_images(
         Also join ``sub-*/sub-*_sessions.tsv``; what they say goes before what ``participants.tsv`` says.
     diagnosis : str or None, default=None
         Diagnosis of everyone, for a dataset of one group.
+    cohort : str, path or None, default=None
+        Importer of a known cohort, or the path of one (:func:`sepclr_med.cohort.importers.read_importer`): where its
+        tables lie, what their columns and codes mean. Other arguments go before what it says.
+    participants : path or None, default=None
+        The table of participants, absolute or relative to ``bids_dir``; none means ``participants.tsv``, or what the
+        importer says.
 
     Returns
     -------
@@ -87,16 +104,22 @@ def find_images(
     if diagnosis is not None and diagnosis_column is not None:
         message, fix = "--diagnosis and --diagnosis-column exclude each other", "give one of them"
         raise ManifestError(f"{bids_dir}: two sources of the diagnosis", [Problem(message, fix=fix)])
-    root = _find_root(bids_dir, derivative)
-    scan = scan_images(root, suffix)
-    if not scan.participants:
-        raise_errors(str(root), scan.problems)
-        raise ManifestError(f"{root}: no participants", [_no_participants(root)])
-    images = select_images(scan, suffix, entities or {}, root)
-    problems = [*scan.problems, *find_ambiguous(images, suffix), *report_runs(images)]
-    images = images[[column for column in [*KEY, "image_path"] if column in images]]
-    tables, found = _read_tables(bids_dir, root, scan, images, dict(rename or {}), phenotype, sessions)
+    importer = None if cohort is None else read_importer(cohort)
+    rules = ImageRules() if importer is None else importer.images
+    suffix = suffix or rules.suffix
+    root = _find_root(bids_dir, derivative or rules.derivative)
+    scan, images, problems = _choose_images(root, suffix, rules, entities or {})
+    tables, found = _read_tables(
+        _Source(bids_dir, root, scan.participants, images, dict(rename or {})),
+        importer,
+        None if participants is None else bids_dir / participants,
+        phenotype,
+        sessions,
+    )
     problems += [*found, *check_rename(rename or {}, tables)]
+    if importer is not None:
+        problems.append(say_origin(importer))
+        diagnosis, diagnosis_column = find_diagnosis(importer, tables, diagnosis, diagnosis_column)
     if diagnosis is not None:
         images = images.assign(diagnosis=diagnosis)
     elif any(table.name == "participants" for table in tables):
@@ -113,26 +136,56 @@ def find_images(
     return manifest, problems
 
 
+def _choose_images(
+    root: Path, suffix: str, rules: ImageRules, entities: Mapping[str, str | None]
+) -> tuple[Scan, pd.DataFrame, list[Problem]]:
+    """Return what is in the folder, the images asked for, one per participant, session and run, and what is odd."""
+    scan = scan_layout(root, suffix, rules)
+    if not scan.participants:
+        raise_errors(str(root), scan.problems)
+        raise ManifestError(f"{root}: no participants", [say_empty(root, scan, suffix, rules.patterns)])
+    of_bids = scan.layout == "BIDS"
+    images = select_images(scan, suffix, {**(rules.entities if of_bids else {}), **entities}, root)
+    problems = [*scan.problems, *find_ambiguous(images, suffix), *report_runs(images)]
+    kept = [*KEY, "image_path", *(() if of_bids else FROM_NAMES)]
+    return scan, images[[column for column in kept if column in images]], problems
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The dataset whose tables are read, and what they are keyed by."""
+
+    bids_dir: Path
+    root: Path
+    participants: list[str]
+    images: pd.DataFrame
+    rename: dict[str, str]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where tables of participants may lie, in order."""
+        above = [self.bids_dir.parent.parent] if self.bids_dir.parent.name == "derivatives" else []
+        return list(dict.fromkeys([self.bids_dir, self.root, *above]))
+
+
 def _read_tables(
-    bids_dir: Path,
-    root: Path,
-    scan: Scan,
-    images: pd.DataFrame,
-    rename: Mapping[str, str],
-    phenotype: bool,
-    sessions: bool,
+    source: _Source, importer: Importer | None, given: Path | None, phenotype: bool, sessions: bool
 ) -> tuple[list[Table], list[Problem]]:
     """Read what was asked for, in the order of precedence: sessions, participants, phenotype."""
-    folders = [bids_dir, root, *([bids_dir.parent.parent] if bids_dir.parent.name == "derivatives" else [])]
+    keyed = (source.rename, source.images, source.participants)
     tables: list[Table | None] = []
     problems: list[Problem] = []
     if sessions:
-        table, found = read_sessions(bids_dir, scan.participants, rename, images)
+        table, found = read_sessions(source.bids_dir, source.participants, source.rename, source.images)
         tables, problems = [table], found
-    table, found = read_participants(folders, rename, images, scan.participants)
-    tables, problems = [*tables, table], problems + found
+    if importer is not None:
+        own, found = read_cohort_tables(importer, source.folders, given, *keyed)
+        tables, problems = [*tables, *own], problems + found
+    else:
+        read = read_participants(source.folders, *keyed) if given is None else read_keyed(given, "participants", *keyed)
+        tables, problems = [*tables, read[0]], problems + read[1]
     if phenotype:
-        measures, found = read_phenotypes(bids_dir / "phenotype", rename, images, scan.participants)
+        measures, found = read_phenotypes(source.bids_dir / "phenotype", *keyed)
         tables, problems = [*tables, *measures], problems + found
     return [table for table in tables if table is not None], problems
 
@@ -158,23 +211,6 @@ def _find_root(bids_dir: Path, derivative: str | None) -> Path:
     raise ManifestError(f"{bids_dir}: no derivative {derivative}", [replace(absent, code="no_derivative")])
 
 
-def _no_participants(root: Path) -> Problem:
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    inner = [folder.name for folder in folders if any(entry.is_dir() for entry in folder.glob("sub-*"))]
-    if root.name.startswith("sub-"):
-        message, fix = "this is the folder of one participant", f"give the dataset, {root.parent}"
-    elif len(inner) > 1:
-        message = f"{len(inner)} datasets lie in this folder, none at its top"
-        fix = f"run the command on each, such as {root / inner[0]}"
-    elif inner:
-        message, fix = "the participants are one folder further down", f"give {root / inner[0]}"
-    else:
-        message = "no folder is named sub-LABEL, so there are no images to list"
-        fix = "fetch the images, or, if the folder is not BIDS, write the manifest yourself (docs/manifests.md)"
-    got = ", ".join((inner or [folder.name for folder in folders])[:8]) or "no folders"
-    return Problem(message, file=str(root), got=got, allowed="sub-*", fix=fix, code="no_participants")
-
-
 def _no_table(bids_dir: Path, images: pd.DataFrame) -> Problem:
     like = sorted(entry.name for entry in bids_dir.glob("[Pp]articipants.*") if entry.suffix != ".json")
     example = f"participant_id<tab>diagnosis<tab>age<tab>sex and one line per participant, {images.iloc[0, 0]} first"
@@ -183,7 +219,9 @@ def _no_table(bids_dir: Path, images: pd.DataFrame) -> Problem:
         file=str(bids_dir / "participants.tsv"),
         got=", ".join(like),
         allowed="participants.tsv",
-        fix=f"save {like[0]} as participants.tsv" if like else f"write this file: {example}; n/a where unknown",
+        fix=f"save {like[0]} as participants.tsv"
+        if like
+        else f"write this file: {example}; n/a where unknown; or, if there is one elsewhere, --participants FILE",
         code="no_participants_table",
     )
 
@@ -203,7 +241,8 @@ def _compare(table: Table, images: pd.DataFrame, scan: Scan, suffix: str) -> lis
     fix = "fetch it, or nothing if it was never there; it is not in the manifest"
     message = f"row without image: the participant has a folder, but no {suffix} image of those asked for"
     problems = locate(replace(place, message=message, fix=fix), ids[~with_image & has_folder], ids)
-    message = "row without image: there is no folder of this name"
+    what = "folder" if scan.layout == "BIDS" else "image"
+    message = f"row without image: there is no {what} of this name"
     problems += locate(replace(place, message=message, fix=fix), ids[~with_image & ~has_folder], ids)
     if "diagnosis" in table.cells:
         fix = "nothing, if it is only to be embedded: it is in neither group"

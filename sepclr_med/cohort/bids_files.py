@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,12 +43,15 @@ class Scan:
     suffixes : Counter
         Number of images of every suffix.
     problems : list of Problem
+    layout : str, default="BIDS"
+        How the folder was read.
     """
 
     images: pd.DataFrame
     participants: list[str]
     suffixes: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    layout: str = "BIDS"
 
 
 def parse_name(name: str) -> tuple[dict[str, str], str, str] | None:
@@ -93,11 +96,9 @@ def scan_images(root: str | Path, suffix: str) -> Scan:
     """
     root = os.path.realpath(root)
     scan = Scan(pd.DataFrame(), [])
-    scan.participants = sorted(e.name for e in _list(root, scan) if e.name.startswith("sub-") and _is_folder(e))
+    scan.participants = sorted(e.name for e in list_folder(root, scan) if e.name.startswith("sub-") and is_folder(e))
     records: list[dict[str, str | None]] = []
-    broken: list[str] = []
     strange: list[str] = []
-    outside: list[str] = []
     with report_progress("reading folders", len(scan.participants)) as advance:
         for participant in scan.participants:
             for entry, session in _files(os.path.join(root, participant), scan):
@@ -107,13 +108,31 @@ def scan_images(root: str | Path, suffix: str) -> Scan:
                     continue
                 scan.suffixes[parsed[1]] += 1
                 if parsed[1] == suffix:
-                    broken += [] if os.path.isfile(entry.path) else [entry.path]
-                    outside += [entry.path] if leads_out(entry.path, [root]) else []
-                    records.append(_record(entry.path, parsed, participant, session, scan))
+                    records.append(make_record(entry.path, parsed, participant, session, scan))
             advance()
+    add_images(scan, records, root, strange)
+    return scan
+
+
+def add_images(scan: Scan, records: Sequence[Mapping[str, str | None]], root: str, strange: Sequence[str] = ()) -> None:
+    """Put what was found into a scan, with warnings of links that lead nowhere or out of the dataset.
+
+    Parameters
+    ----------
+    scan : Scan
+        Changed in place.
+    records : sequence of mapping
+        One per image: ``participant_id``, ``session_id`` or None, ``image_path``, and its entities.
+    root : str
+        The dataset.
+    strange : sequence of str, default=()
+        Images whose names say nothing.
+    """
+    paths = [str(record["image_path"]) for record in records]
+    broken = [path for path in paths if not os.path.isfile(path)]
+    outside = [path for path in paths if leads_out(path, [root])]
     scan.images = _frame(records)
     scan.problems += _say_odd_files(strange, broken, outside, root)
-    return scan
 
 
 def select_images(scan: Scan, suffix: str, entities: Mapping[str, str | None], root: Path) -> pd.DataFrame:
@@ -203,7 +222,8 @@ def _options(images: pd.DataFrame, key: list[str]) -> list[str]:
     return options
 
 
-def _list(folder: str, scan: Scan) -> list[os.DirEntry[str]]:
+def list_folder(folder: str, scan: Scan) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted; what cannot be read becomes a problem of the scan."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -214,7 +234,8 @@ def _list(folder: str, scan: Scan) -> list[os.DirEntry[str]]:
         return []
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -222,18 +243,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _files(folder: str, scan: Scan, session: str | None = None) -> Iterator[tuple[os.DirEntry[str], str | None]]:
-    for entry in _list(folder, scan):
-        if not _is_folder(entry):
+    for entry in list_folder(folder, scan):
+        if not is_folder(entry):
             yield entry, session
         elif session is None and entry.name.startswith("ses-"):
             yield from _files(entry.path, scan, entry.name)
         elif entry.name not in SKIPPED_FOLDERS:
-            yield from ((inner, session) for inner in _list(entry.path, scan) if not _is_folder(inner))
+            yield from ((inner, session) for inner in list_folder(entry.path, scan) if not is_folder(inner))
 
 
-def _record(
+def make_record(
     path: str, parsed: tuple[dict[str, str], str, str], participant: str, session: str | None, scan: Scan
 ) -> dict[str, str | None]:
+    """Return one image as a row of a scan; a name that contradicts its folder becomes a problem of the scan."""
     entities, _, extension = parsed
     named = f"sub-{entities.pop('sub')}"
     named_session = f"ses-{entities.pop('ses')}" if "ses" in entities else session
@@ -245,8 +267,8 @@ def _record(
     return {**own, **entities}
 
 
-def _frame(records: list[dict[str, str | None]]) -> pd.DataFrame:
-    images = pd.DataFrame.from_records(records)
+def _frame(records: Sequence[Mapping[str, str | None]]) -> pd.DataFrame:
+    images = pd.DataFrame.from_records(list(records))
     if images.empty:
         return images
     images = images.sort_values("image_path", ignore_index=True)
@@ -269,7 +291,7 @@ def leads_out(path: str | Path, roots: Iterable[str | Path]) -> bool:
     return not inside and "/annex/objects/" not in Path(real).as_posix()
 
 
-def _say_odd_files(strange: list[str], broken: list[str], outside: list[str], root: str) -> list[Problem]:
+def _say_odd_files(strange: Sequence[str], broken: list[str], outside: list[str], root: str) -> list[Problem]:
     problems = []
     for paths, message, fix, code in (
         (strange, "not named as BIDS asks, left out", "rename as sub-LABEL_[KEY-VALUE_...]SUFFIX.nii.gz", "odd_name"),
@@ -329,4 +351,5 @@ def _no_suffix(scan: Scan, suffix: str, root: Path) -> Problem:
     ]
     fix = " ".join(part for part in advice if part) or "give the folder that holds the images"
     message = f"none of {len(scan.participants):,} participant folders holds one"
+    message += "" if scan.layout == "BIDS" else f"; the folder was read as {scan.layout}"
     return Problem(message, file=str(root), got=suffix, allowed=there or "no NIfTI or .mgz", fix=fix, code="no_image")

@@ -14,6 +14,8 @@ import pandas as pd
 from sepclr_med.cohort.bids_files import leads_out
 from sepclr_med.cohort.cells import locate
 from sepclr_med.cohort.columns import OTHER_NAMES, fold_name, read_dictionary, recognise_columns
+from sepclr_med.cohort.dialects import translate_table
+from sepclr_med.cohort.importers import TableRules
 from sepclr_med.cohort.tables import read_table
 from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.progress import report_progress
@@ -86,10 +88,7 @@ def read_participants(
     if path is None:
         return None, []
     require_inside(path, folders)
-    table, problems = _read(path, "participants", rename)
-    if "participant_id" not in table.cells:
-        return None, [*problems, _no_id_column(table, "error")]
-    return table, problems + _align(table, images, participants, "error")
+    return read_keyed(path, "participants", rename, images, participants)
 
 
 def read_phenotypes(
@@ -235,8 +234,47 @@ def join(images: pd.DataFrame, tables: Iterable[Table]) -> tuple[pd.DataFrame, d
     return manifest, {column: entry for column, entry in dictionary.items() if column in manifest}, problems
 
 
-def _read(path: Path, name: str, rename: Mapping[str, str]) -> tuple[Table, list[Problem]]:
-    cells, problems = read_table(path, strict=False)
+def read_keyed(
+    path: Path,
+    name: str,
+    rename: Mapping[str, str],
+    images: pd.DataFrame,
+    participants: Sequence[str],
+    severity: str = "error",
+    rules: TableRules | None = None,
+) -> tuple[Table | None, list[Problem]]:
+    """Read a table and key it as the images are.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        Name of the table, for messages and columns that clash.
+    rename, images, participants
+        As for :func:`read_participants`.
+    severity : {"error", "warning"}, default="error"
+        Of what makes the table useless: no ids, or several rows of one participant.
+    rules : TableRules or None, default=None
+        What an importer knows of the table.
+
+    Returns
+    -------
+    (Table or None, list of Problem)
+        None when it has no column ``participant_id``.
+    """
+    table, problems = _read(path, name, rename, rules)
+    if "participant_id" not in table.cells:
+        return None, [*problems, _no_id_column(table, severity)]
+    return table, problems + _align(table, images, participants, severity)
+
+
+def _read(
+    path: Path, name: str, rename: Mapping[str, str], rules: TableRules | None = None
+) -> tuple[Table, list[Problem]]:
+    cells, problems = read_table(path, strict=False, first_column=rules.first_column if rules else None)
+    if rules is not None:
+        cells, found = translate_table(cells, rules, str(path))
+        problems += found
     dictionary = read_dictionary(path.with_suffix(".json"), problems)
     here = {old: new for old, new in rename.items() if old in cells}
     for old, new in here.items():

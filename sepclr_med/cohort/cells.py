@@ -61,7 +61,7 @@ def convert_cells(
     ids = raw["participant_id"] if "participant_id" in raw else pd.Series(index=raw.index, dtype=object)
     typed, problems = {}, []
     for column in raw.columns:
-        values = raw[column] if column in UNCODED else _blank_codes(raw[column], missing_codes)
+        values = raw[column] if column in UNCODED else blank_codes(raw[column], missing_codes)
         place = Problem("", file=file, column=column)
         typed[column], found = _convert(values, place, ids)
         problems += found
@@ -127,6 +127,20 @@ def as_numbers(values: pd.Series) -> pd.Series:
     """
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     return numbers.where(np.isfinite(numbers))
+
+
+def blank_codes(values: pd.Series, codes: Sequence[float | str]) -> pd.Series:
+    """Return texts, missing where they are one of the codes or a number equal to one.
+
+    Examples
+    --------
+    >>> blank_codes(pd.Series(["-9", "-9.0", "9"]), [-9]).tolist()
+    [nan, nan, '9']
+    """
+    if not len(codes):
+        return values
+    numbers = pd.to_numeric(pd.Series([str(code) for code in codes]), errors="coerce").dropna()
+    return values.mask(values.isin([str(code) for code in codes]) | as_numbers(values).isin(numbers))
 
 
 def _convert(values: pd.Series, place: Problem, ids: pd.Series) -> tuple[pd.Series, list[Problem]]:
@@ -217,13 +231,6 @@ def _check_split(values: pd.Series, place: Problem, ids: pd.Series) -> list[Prob
     fix = " ".join(sorted(hints)) or "write one of these, or run `sepclr-med split` to have it done"
     allowed = f"{', '.join(SPLITS)} or n/a"
     return locate(replace(place, message="not a part", allowed=allowed, fix=fix, code="split"), bad, ids)
-
-
-def _blank_codes(values: pd.Series, codes: Sequence[float | str]) -> pd.Series:
-    if not len(codes):
-        return values
-    numbers = pd.to_numeric(pd.Series([str(code) for code in codes]), errors="coerce").dropna()
-    return values.mask(values.isin([str(code) for code in codes]) | as_numbers(values).isin(numbers))
 
 
 def _find_codes(values: pd.Series, numbers: pd.Series, place: Problem) -> list[Problem]:

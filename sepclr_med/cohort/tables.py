@@ -26,7 +26,9 @@ EMPTY = ("is empty", "write a header line and one line per row")
 EXCEL_FIX = 'in Excel: File > Save As > "CSV UTF-8 (Comma delimited)"'
 
 
-def read_table(path: str | Path, strict: bool = True) -> tuple[pd.DataFrame, list[Problem]]:
+def read_table(
+    path: str | Path, strict: bool = True, first_column: str | None = None
+) -> tuple[pd.DataFrame, list[Problem]]:
     r"""Read a CSV or TSV as strings, every dialect of a missing value as missing.
 
     The separator follows the extension, then the header line (tab, comma or semicolon). Byte order marks, UTF-16,
@@ -39,6 +41,8 @@ def read_table(path: str | Path, strict: bool = True) -> tuple[pd.DataFrame, lis
     strict : bool, default=True
         Whether what would need a guess (another encoding, rows with missing cells, repeated columns) is an error, as
         in a file of the user's own, or a warning, as in a published dataset.
+    first_column : str or None, default=None
+        Name of the first column where the header leaves it empty; none means that it is left out.
 
     Returns
     -------
@@ -67,6 +71,8 @@ def read_table(path: str | Path, strict: bool = True) -> tuple[pd.DataFrame, lis
     text, problems = _decode(path, strict)
     separator, found = _sniff(text, path)
     cells, odd = _parse(text, separator, path, severity)
+    if first_column is not None and cells.iloc[0, 0] == "":
+        cells.iloc[0, 0] = first_column
     table, named = _name_columns(cells, path, severity)
     return table, problems + found + odd + named
 
