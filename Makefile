@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RUN ?= runs/demo
 
-.PHONY: setup demo test test-slow bench docs format clean
+.PHONY: setup demo test test-core test-slow typecheck bench docs format clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,14 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --durations=10
 
+# The table world and a small training, in minutes: for another Python or other versions of libraries.
+test-core: setup
+	$(BIN)/python -m pytest sepclr_med/cohort sepclr_med/analysis tests/test_manifest.py tests/test_bids.py \
+	  tests/test_splits.py tests/test_link.py tests/test_card.py tests/test_report.py tests/test_cli.py
+
+typecheck: setup
+	$(BIN)/mypy
+
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 --slow --durations=20
 
@@ -37,4 +45,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -7,7 +7,7 @@ model -> embeddings -> analysis. Names below are loaded on first use, so that ta
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "assign_splits": "cohort.splits",

@@ -160,7 +160,8 @@ def parse_value(text: str) -> Any:
 class _PlainLoader(yaml.SafeLoader):
     """YAML's texts, numbers, lists and mappings; dates stay the texts they are written as."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    # The stubs take the class's table for an instance's.
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
         start: [(tag, form) for tag, form in forms if not tag.endswith(":timestamp")]
         for start, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -35,8 +35,8 @@ def report_progress(task: str, total: int, done: int = 0, quiet: bool = False) -
         yield lambda remark="": None
         return
     if sys.stderr.isatty():
-        with _bar(task, total, done) as advance:
-            yield advance
+        with _bar(task, total, done) as shown:
+            yield shown
         return
     began = spoke = time.monotonic()
 

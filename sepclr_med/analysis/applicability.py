@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,25 +81,27 @@ def judge_applicability(
     found = first[[name for name in (*ID_COLUMNS[:3], "split") if name in first]].reset_index(drop=True)
     said: list[dict[str, list[str]]] = [{} for _ in range(len(found))]
     spaces = [space for space in COMPARED if norms is not None and space in norms.distances and space in tables]
-    distances = {space: _distances(norms, space, tables[space]) for space in spaces}
+    distances = {space: _distances(norms, space, tables[space]) for space in spaces} if norms is not None else {}
     for space in COMPARED:
         found[f"{space}_distance"] = distances.get(space, np.nan)
-        p = conformal_p(distances[space], np.array(norms.scores[space])) if space in spaces else np.nan
-        found[f"{space}_p"] = p
+        found[f"{space}_p"] = np.nan
+        if norms is not None and space in spaces:
+            found[f"{space}_p"] = conformal_p(distances[space], np.array(norms.scores[space]))
     found["p_any"] = np.nan
-    if spaces:
+    if norms is not None and spaces:
         calibration = np.column_stack([norms.scores[space] for space in spaces])
         found["p_any"] = conformal_any(np.column_stack([distances[space] for space in spaces]), calibration)
     unusual = (found["p_any"] <= ALPHA).to_numpy()
-    found["unusual"] = np.where(found["p_any"].isna(), None, np.where(unusual, "yes", "no"))
+    unknown: Any = None
+    found["unusual"] = np.where(found["p_any"].isna(), unknown, np.where(unusual, "yes", "no"))
     for place in np.flatnonzero(unusual):
         p = {space: found[f"{space}_p"].iloc[place] for space in spaces}
         for space in spaces:
-            if p[space] <= max(ALPHA, min(p.values())):
+            if norms is not None and p[space] <= max(ALPHA, min(p.values())):
                 said[place][space] = [_say_distance(norms, space, tables[space].iloc[place], distances[space][place],
                                                     statistic_words)]  # fmt: skip
-    for place, row in enumerate(manifest.to_dict("records")):
-        said[place] |= _judge_row(row, norms, found["split"].iloc[place], onboarded)
+    for number, row in enumerate(manifest.to_dict("records")):
+        said[number] |= _judge_row(row, norms, found["split"].iloc[number], onboarded)
     found["flags"] = [",".join(flags) or None for flags in said]
     found["words"] = ["; ".join(text for texts in flags.values() for text in texts) or None for flags in said]
     return found
@@ -162,7 +165,7 @@ def _say_distance(norms: Norms, space: str, row: pd.Series, distance: float, sta
 
 
 def _judge_row(
-    row: Mapping[str, object], norms: Norms | None, split: object, onboarded: Mapping[str, int]
+    row: Mapping[Any, Any], norms: Norms | None, split: object, onboarded: Mapping[str, int]
 ) -> dict[str, list[str]]:
     said: dict[str, list[str]] = {}
     site = str(row.get("site"))

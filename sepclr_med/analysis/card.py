@@ -18,7 +18,7 @@ from sepclr_med.analysis.resampling import score_with_intervals
 from sepclr_med.analysis.schemes import Scheme, choose_scheme, folds_of
 from sepclr_med.analysis.scoring import Effort, exchange_blocks
 from sepclr_med.analysis.spaces import Space, all_rows, join_spaces
-from sepclr_med.analysis.units import Units, average_sessions
+from sepclr_med.analysis.units import Kind, Units, average_sessions
 from sepclr_med.analysis.variables import Groups, Over, listed
 from sepclr_med.analysis.verdicts import give_verdicts
 
@@ -186,7 +186,7 @@ def _average(space: Space, values: pd.Series, scheme: Scheme, number: bool = Fal
     rows = space.rows
     split = rows["split"] if scheme.held_out else pd.Series("all", index=rows.index)
     values = values.where(split.isin(["train", scheme.held_out])) if scheme.held_out else values
-    kind = "regression" if number else "classification"
+    kind: Kind = "regression" if number else "classification"
     people, site, family = rows["participant_id"], rows.get("site"), rows.get("family_id")
     return average_sessions(space.features, values, people, split, kind, site, family)
 

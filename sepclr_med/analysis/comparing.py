@@ -13,7 +13,7 @@ from sepclr_med.analysis.resampling import LEVEL, draw_weights
 from sepclr_med.analysis.schemes import Scheme, choose_scheme
 from sepclr_med.analysis.scoring import Answer, Effort, answer_variable
 from sepclr_med.analysis.spaces import Space, all_rows, join_spaces
-from sepclr_med.analysis.variables import FIRST, Groups, Variable, choose_variables
+from sepclr_med.analysis.variables import FIRST, Groups, Over, Variable, choose_variables
 from sepclr_med.errors import ManifestError, Problem
 
 COLUMNS = [
@@ -100,7 +100,7 @@ def questions(
         is_shared = variable.name in shared
         expected = {"common": "high" if is_shared else "low", "salient": "low" if is_shared else "high"}
         asked.append((variable, expected))
-        other = "target" if variable.over == "everyone" else "everyone"
+        other: Over = "target" if variable.over == "everyone" else "everyone"
         if is_shared:
             asked.append((Variable(variable.name, variable.measure, other, variable.described), expected))
     return asked
@@ -140,7 +140,8 @@ def _answers(
         ]
         for name, seeds in joined.items()
     }
-    return {name: answers for name, answers in found.items() if all(answer is not None for answer in answers)}
+    given = {name: [answer for answer in answers if answer is not None] for name, answers in found.items()}
+    return {name: answers for name, answers in given.items() if len(answers) == len(found[name])}
 
 
 def _records(

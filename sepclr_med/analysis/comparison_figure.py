@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ def draw_comparison(table: pd.DataFrame, path: Path) -> Path:
         No file is there when nothing could be scored.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = list(dict.fromkeys(zip(table["variable"], table["people"], strict=True)))
     if not panels:
@@ -43,8 +44,7 @@ def draw_comparison(table: pd.DataFrame, path: Path) -> Path:
     n_columns = min(MOST_COLUMNS, len(panels))
     n_rows = -(-len(panels) // n_columns)
     size = (2.0 + 2.9 * n_columns, 0.7 + n_rows * (1.0 + 0.3 * len(methods)))
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     for axes, (variable, people) in zip(grid.flat, panels, strict=False):
         rows = table[(table["variable"] == variable) & (table["people"] == people)]
@@ -77,8 +77,8 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, methods: list[str], title: str) 
         wanted = f"{space}: {mine['expected'].iloc[0]} wanted" if len(mine) else space
         axes.plot(mine["value"].clip(low_limit, high_limit), height, marker, color=colour, label=space, markersize=5)
         above = (0, 3 if space == "common" else 12)
-        place = {"xycoords": "axes fraction", "textcoords": "offset points", "color": colour, "fontsize": 7}
-        axes.annotate(wanted, (0.0, 1.0), xytext=above, **place)
+        look: dict[str, Any] = {"textcoords": "offset points", "color": colour, "fontsize": 7}
+        axes.annotate(wanted, (0.0, 1.0), xycoords="axes fraction", xytext=above, **look)
     axes.axvline(rows["chance"].clip(low_limit, high_limit).iloc[0], color="black", linewidth=1, label="chance")
     axes.set_yticks(range(len(methods)), methods)
     axes.set_xlim(low_limit - 0.02, high_limit)

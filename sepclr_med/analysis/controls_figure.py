@@ -40,7 +40,7 @@ def draw_controls(table: pd.DataFrame, path: Path) -> Path:
     groups = list(table.groupby(["kind", "strength"], sort=False))
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    labels = [WORDS.get(kind, f"planted {strength:g}") for (kind, strength), _ in groups]
+    labels = [WORDS.get(str(kind), f"planted {strength:g}") for (kind, strength), _ in groups]
     rng = np.random.default_rng(0)
     for place, ((kind, _), rows) in enumerate(groups):
         colour = COLOURS["planted" if kind == "planted" else "nothing"]

@@ -171,7 +171,9 @@ class _Alignment:
     def __init__(self, one: np.ndarray, other: np.ndarray, root: bool = False):
         self.one, self.other = _centre(one), _centre(other)
         self.scale = np.sqrt(np.square(self.one).sum() * np.square(self.other).sum())
-        self.finish: Callable = (lambda values: np.sqrt(np.maximum(values, 0))) if root else (lambda values: values)
+        self.finish: Callable[[np.ndarray], np.ndarray] = (
+            (lambda values: np.sqrt(np.maximum(values, 0))) if root else (lambda values: values)
+        )
         known = self.scale > 0
         self.value = float(self.finish((self.one * self.other).sum() / self.scale)) if known else np.nan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,7 @@ def disentanglement_table(
     if {len(rows) for rows in (*spaces.values(), is_target)} - {len(truth)} or np.intersect1d(*parts).size:
         raise UserError("disentanglement: spaces, truth and is_target have the same rows, train and test share none")
     answers = {ALL: np.asarray(is_target, dtype=bool)}
-    answers |= {str(name): _keep_usable(column, *parts) for name, column in truth.items()}
+    answers |= {str(name): _keep_usable(column.to_numpy(), *parts) for name, column in truth.items()}
     rng, tables = np.random.default_rng(seed), []
     moved = [{name: _exchange(values, parts, rng) for name, values in answers.items()} for _ in range(N_PERMUTATIONS)]
     # Matrices this small are slower on several threads than on one.
@@ -116,7 +117,8 @@ def _all_scores(
 def _keep_usable(values: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     values, *parts = usable_parts(values, train, test)
     used = np.isin(np.arange(len(values)), np.concatenate(parts))
-    return np.where(used, values, None if values.dtype == object else np.nan)
+    missing: Any = None if values.dtype == object else np.nan
+    return np.where(used, values, missing)
 
 
 def _exchange(values: np.ndarray, parts: tuple[np.ndarray, ...], rng: np.random.Generator) -> np.ndarray:

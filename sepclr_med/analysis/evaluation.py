@@ -127,7 +127,7 @@ def _evaluate(
     variables: Sequence[str] | None,
     file: Path,
     groups: Mapping[str, Any],
-    draws: Mapping[str, int],
+    draws: Mapping[str, Any],
     measures: Mapping[str, str],
     notes: Sequence[str] = (),
 ) -> pd.DataFrame:

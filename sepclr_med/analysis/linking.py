@@ -146,7 +146,8 @@ def derive_new(run_dir: str | Path, tables: Mapping[str, pd.DataFrame], output_d
     list of Path
         ``desc-canonical_embedding.tsv`` and ``subtypes.tsv``, as far as the run has them for these very weights.
     """
-    run, salient, written = RunDir(run_dir), tables["salient"], []
+    run, salient = RunDir(run_dir), tables["salient"]
+    written: list[Path] = []
     own = embedding_path(run.embeddings, "canonical")
     if (
         not own.is_file()

@@ -87,7 +87,7 @@ def choose_measure(
             "cannot be measured like that", column=name, got=asked, allowed=", ".join(sorted(can_be)), fix=fix
         )
         raise ManifestError(f"link: {name} is {found}", [problem])
-    return asked, "as asked"  # type: ignore[return-value]
+    return asked, "as asked"
 
 
 def level_codes(values: pd.Series, described: Mapping[str, Any] | None = None) -> pd.Series:

@@ -140,8 +140,9 @@ def make_norms(run: RunDir) -> Norms:
         rows = tables[space][columns[space]].to_numpy(dtype=float)[places]
         fitted = fit_distance(rows[trained_on], group[trained_on], space == "image")
         distances[space] = fitted.to_dict()
-        folds = people["fold"].to_numpy() if cross_fitted else None
-        found = _score_by_fold(rows, group, folds, space == "image") if cross_fitted else fitted(rows)
+        found = (
+            _score_by_fold(rows, group, people["fold"].to_numpy(), space == "image") if cross_fitted else fitted(rows)
+        )
         scores[space] = _plain(found[calibrating])
     parts = {}
     for name in GROUPS.values():

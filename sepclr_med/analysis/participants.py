@@ -175,7 +175,7 @@ def _full_rank(matrix: np.ndarray) -> np.ndarray:
         left = column - basis @ (basis.T @ column)
         left -= basis @ (basis.T @ left)
         size = np.linalg.norm(left)
-        if size > 1e-8 * max(np.linalg.norm(column), 1e-300):
+        if size > 1e-8 * max(float(np.linalg.norm(column)), 1e-300):
             kept.append(column)
             basis = np.column_stack([basis, left / size])
     return np.column_stack(kept)

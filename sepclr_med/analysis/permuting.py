@@ -93,7 +93,8 @@ def p_of_probes(
     n_classes = len(classes) if kind == "classification" else 0
     scored = np.concatenate([rows for _, rows in folds])
     rows = np.vstack([np.arange(len(answers)), permutations])
-    counts, observed = dict.fromkeys(names, -1), {}
+    counts = dict.fromkeys(names, -1)
+    observed: dict[str, float] = {}
     for start in range(0, len(rows), PERMUTATIONS_AT_ONCE):
         moved = answers[rows[start : start + PERMUTATIONS_AT_ONCE]]
         predicted = _refit(units.features, moved, folds, n_classes)

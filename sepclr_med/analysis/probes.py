@@ -7,7 +7,7 @@ participants it is fitted on alone. The unit is the participant; sessions are av
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -199,7 +199,7 @@ def _choose_inverse_penalty(units: Units, folds: Folds) -> float:
     return float(INVERSE_PENALTIES[np.argmax(np.round(totals, 9))])
 
 
-def _preparation() -> list:
+def _preparation() -> list[Any]:
     from sklearn.impute import SimpleImputer
     from sklearn.preprocessing import StandardScaler
 

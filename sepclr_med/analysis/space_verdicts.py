@@ -75,7 +75,7 @@ def judge_dependence(rows: list[Mapping[str, Any]] | None) -> list[dict[str, str
     common and salient depend on one another among target participants (n = 100): HSIC 0.27 against chance 0.06: a link
     of one may be a link of the other.
     """
-    asked = [row for row in rows or () if row["group"] == rows[0]["group"]]
+    asked = [row for row in rows if row["group"] == rows[0]["group"]] if rows else []
     tested = {row["measure"]: row for row in asked if pd.notna(row["p_value"])}
     if not tested:
         return []

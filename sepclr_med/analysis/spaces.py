@@ -121,7 +121,7 @@ def describe_coverage(spaces: list[Space], manifest: pd.DataFrame) -> list[str]:
         moved = {
             place
             for space in spaces
-            for place, here in space.rows["split"].items()
+            for place, here in zip(space.rows.index, space.rows["split"], strict=True)
             if _text(manifest["split"]).iloc[place] not in (here, MISSING)
         }
         if moved:
@@ -166,7 +166,7 @@ def _id_problems(table: pd.DataFrame, file: str) -> list[Problem]:
     keys = image_keys(table)
     repeated = np.flatnonzero(keys.duplicated(keep="first"))
     for place in repeated:
-        got = " ".join(str(part) for part in keys[place] if part != MISSING)
+        got = " ".join(str(part) for part in keys[int(place)] if part != MISSING)
         problems.append(
             Problem("row is there twice", file=file, row=int(place) + 2, got=got, fix="keep one row per image")
         )
@@ -216,8 +216,8 @@ def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray) -> list[Probl
             "embedding without a row in the manifest",
             file=f"{name} embedding",
             row=int(place) + 2,
-            participant_id=str(keys[place][0]),
-            got=" ".join(f"{c}={part}" for c, part in zip(KEY, keys[place], strict=True) if part != MISSING),
+            participant_id=str(keys[int(place)][0]),
+            got=" ".join(f"{c}={part}" for c, part in zip(KEY, keys[int(place)], strict=True) if part != MISSING),
             fix=fix,
         )
         for place in np.flatnonzero(places < 0)

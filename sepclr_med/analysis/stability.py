@@ -231,9 +231,9 @@ def reading_stability(
         known = np.flatnonzero(np.isfinite(values))
         if known.size < 10 or len(scores) < 2:
             continue
-        ids = tested.rows["participant_id"]
-        families = tested.rows.get("family_id", ids)
-        ids, families = ids.to_numpy(), families.where(families.notna(), ids).to_numpy()
+        people = tested.rows["participant_id"]
+        related = tested.rows.get("family_id", people)
+        ids, families = people.to_numpy(), related.where(related.notna(), people).to_numpy()
         units = Units(scores[0][known], values[known], ids[known], np.full(known.size, None), families=families[known])
         folds = cross_folds(units, "regression", seed)
         read = np.stack([predict_many(each[known], values[known][:, None], folds) for each in scores])
@@ -260,7 +260,7 @@ def _agreement(tables: Sequence[Mapping[str, pd.DataFrame]], tested: Participant
 def _scores(tables: Sequence[Mapping[str, pd.DataFrame]], people: Participants, space: str) -> list[np.ndarray]:
     """Return each replicate's factors of these participants."""
     who = people.rows["participant_id"].astype(str)
-    return [mean_factors(each[space]).loc[who, people.factors[space]].to_numpy(float) for each in tables]
+    return [mean_factors(each[space]).loc[who.tolist(), people.factors[space]].to_numpy(float) for each in tables]
 
 
 def _as_numbers(values: pd.Series) -> np.ndarray:

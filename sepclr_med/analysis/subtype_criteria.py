@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,12 +71,12 @@ def measure_criteria(
     for kind in KINDS:
         for k in counts:
             model = models[kind, k] = fit_groups(points, kind, k, seed)
-            line = {"model": kind, "k": k, "bic": model.bic, "smallest_share": 1.0}
+            line: dict[str, Any] = {"model": kind, "k": k, "bic": model.bic, "smallest_share": 1.0}
             if k > 1:
                 labels = model.labels(points)
-                line["silhouette"] = silhouette(points, labels)
+                line["silhouette"] = found = silhouette(points, labels)
                 line["silhouette_null_95"] = float(np.quantile(nulls[k], 0.95))
-                line["p_value"] = (1 + int((nulls[k] >= line["silhouette"] - 1e-12).sum())) / (n_null + 1)
+                line["p_value"] = (1 + int((nulls[k] >= found - 1e-12).sum())) / (n_null + 1)
                 line["stability_bootstrap"] = _bootstrap_stability(points, labels, kind, k, n_resamples, rng)
                 line["stability_split_half"] = _split_stability(points, kind, k, (n_resamples + 1) // 2, rng)
                 line["smallest_share"] = float(np.bincount(labels, minlength=k).min() / len(points))

@@ -71,8 +71,8 @@ class GroupModel:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GroupModel:
         """Return what :meth:`to_dict` gave."""
-        arrays = [np.asarray(values[name], dtype=float) for name in ("weights", "means", "covariances")]
-        return cls(values["kind"], *arrays)
+        weights, means, covariances = (np.asarray(values[name], float) for name in ("weights", "means", "covariances"))
+        return cls(values["kind"], weights, means, covariances)
 
 
 def fit_groups(points: np.ndarray, kind: Kind, n_groups: int, seed: int = 0, n_starts: int = 5) -> GroupModel:

@@ -300,9 +300,9 @@ def _frames(target: np.ndarray, background: np.ndarray, canonical: Any, geometry
                 "background's own range."
             )
             direction = None
-    if geometry == "direction":
-        if direction is None:
-            refuse("directions cannot be used", [Problem(notes[0], fix="use geometry='position'")])
+    if geometry == "direction" and direction is None:
+        refuse("directions cannot be used", [Problem(notes[0], fix="use geometry='position'")])
+    if geometry == "direction" and direction is not None:
         return [direction], notes
     return [*([direction] if direction else []), fit_position(target, canonical)], notes
 

@@ -40,8 +40,8 @@ class Units:
     truth: np.ndarray
     participants: np.ndarray
     splits: np.ndarray
-    sites: np.ndarray = field(default=None)  # type: ignore[assignment]
-    families: np.ndarray = field(default=None)  # type: ignore[assignment]
+    sites: np.ndarray = field(default=None)  # type: ignore[arg-type]  # filled below
+    families: np.ndarray = field(default=None)  # type: ignore[arg-type]  # filled below
 
     def __post_init__(self) -> None:
         if self.sites is None:
@@ -115,13 +115,14 @@ def average_sessions(
     grouped = pd.concat([table.reset_index(drop=True), pd.DataFrame(features[known])], axis=1).groupby(keys, sort=True)
     means = grouped.mean().reset_index()
     who = means["participant"].to_numpy(object)
+    nowhere = np.full(len(who), NO_SITE, dtype=object)
     return Units(
         features=means[list(range(features.shape[1]))].to_numpy(dtype=float),
         truth=means["value"].to_numpy(dtype=float if kind == "regression" else object),
         participants=who,
         splits=means["split"].to_numpy(object),
-        sites=None if sites is None else _label(people, sites[known], who, np.full(len(who), NO_SITE, dtype=object)),
-        families=None if families is None else _label(people, families[known], who, who),
+        sites=nowhere if sites is None else _label(people, sites[known], who, nowhere),
+        families=who if families is None else _label(people, families[known], who, who),
     )
 
 

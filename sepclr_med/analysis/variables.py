@@ -129,7 +129,8 @@ def choose_variables(
     groups = groups or Groups()
     _check_names(rows, variables, groups)
     names = list(dict.fromkeys(variables)) if variables is not None else _candidates(rows)
-    chosen, left_out, reasons = [], [], {}
+    chosen, left_out = [], []
+    reasons: dict[tuple[str, Measure], str] = {}
     for name in names:
         overs = _overs(rows, name, groups)
         usable = [over for over in overs if not _unfit(rows[groups.members(rows, over)], name)]

@@ -9,9 +9,13 @@ were off by 1.3, against 1.5 here. Margins matter more where strata are small.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # Attempts, each with another order of participants, of which the best balanced is kept.
 ATTEMPTS, MAX_PLACEMENTS = 20, 20_000
@@ -99,7 +103,7 @@ def allocate(
     return names[part[unit]]
 
 
-def _members(unit: np.ndarray, strata: pd.DataFrame):
+def _members(unit: np.ndarray, strata: pd.DataFrame) -> csr_array:
     """Return how many participants of each unit (rows) are in each block to balance (columns), sparse.
 
     Counts are multiplied by the square root of the block's weight, so that their squares are weighted.
@@ -119,7 +123,7 @@ def _members(unit: np.ndarray, strata: pd.DataFrame):
     return csr_array((np.repeat(np.sqrt(weights), len(unit)), (rows, np.concatenate(codes))), shape=shape)
 
 
-def _place(members, order: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, float]:
+def _place(members: csr_array, order: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, float]:
     """Put each unit where it is missed most; return the part of each and the squared distance that remains."""
     excess = -wanted
     part = np.empty(len(order), dtype=int)

@@ -213,7 +213,8 @@ def _find_root(bids_dir: Path, derivative: str | None) -> Path:
 
 def _no_table(bids_dir: Path, images: pd.DataFrame) -> Problem:
     like = sorted(entry.name for entry in bids_dir.glob("[Pp]articipants.*") if entry.suffix != ".json")
-    example = f"participant_id<tab>diagnosis<tab>age<tab>sex and one line per participant, {images.iloc[0, 0]} first"
+    first = images["participant_id"].iloc[0]
+    example = f"participant_id<tab>diagnosis<tab>age<tab>sex and one line per participant, {first} first"
     return Problem(
         f"the images of {images['participant_id'].nunique():,} participants are there, but no table says who they are",
         file=str(bids_dir / "participants.tsv"),

@@ -220,7 +220,8 @@ def join(images: pd.DataFrame, tables: Iterable[Table]) -> tuple[pd.DataFrame, d
     >>> join(images, [table])[0].columns.tolist()
     ['participant_id', 'image_path', 'age', 'wasi_age', 'iq']
     """
-    manifest, dictionary, problems = images, {}, []
+    manifest, problems = images, []
+    dictionary: dict[str, Any] = {}
     for table in tables:
         taken = {*manifest.columns, *RESERVED} - set(table.key)
         clashing = {c: f"{table.name}_{c}" for c in table.cells.columns if c in taken}

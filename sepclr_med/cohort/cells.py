@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def locate(problem: Problem, cells: pd.Series, ids: pd.Series) -> list[Problem]:
     if len(cells) <= SHOWN_CELLS:
         return [
             replace(problem, row=int(row), got="" if pd.isna(value) else str(value), participant_id=_text(ids.get(row)))
-            for row, value in cells.items()
+            for row, value in zip(cells.index, cells, strict=True)
         ]
     first = cells.index[0]
     message = f"{problem.message} (in {len(cells):,} rows, first in this one)"
@@ -254,5 +255,5 @@ def _find_codes(values: pd.Series, numbers: pd.Series, place: Problem) -> list[P
     ]
 
 
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
     return "" if value is None or pd.isna(value) else str(value)

@@ -95,7 +95,8 @@ def find_contradictions(participant: pd.Series, group: pd.Series, values: pd.Ser
     found = []
     for _, own in suspects.groupby(group.loc[suspects.index], sort=False):
         stray = own.index[own != own.iloc[0]][0]
-        got = ", ".join(f"{value} (row {label + 2})" for label, value in own.drop_duplicates().items())
+        once = own.drop_duplicates()
+        got = ", ".join(f"{value} (row {label + 2})" for label, value in zip(once.index, once, strict=True))
         found.append(replace(problem, row=int(stray) + 2, participant_id=str(participant[stray]), got=got))
     return found
 

@@ -6,6 +6,8 @@ finding says what it costs and what can be done.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from sepclr_med.cohort.balance import (
@@ -189,7 +191,8 @@ def _judge_imbalance(table: pd.DataFrame, v: float, column: str) -> list[Problem
     if not v >= WEAK_ASSOCIATION:
         return []
     share = table["target"] / (table["background"] + table["target"])
-    low, high = share.idxmin(), share.idxmax()
+    low: Any = share.idxmin()
+    high: Any = share.idxmax()
     strength = "strongly" if v >= STRONG_ASSOCIATION else "somewhat"
     message = (
         f'group goes {strength} with {column}: from {share[low]:.0%} patients at "{table.loc[low, column]}" to '
@@ -238,9 +241,9 @@ def _contrast(background: pd.Series, target: pd.Series) -> str:
         return f"background {background.mean():.1f} (SD {background.std():.1f}), " + (
             f"target {target.mean():.1f} (SD {target.std():.1f})"
         )
-    shares = [group.value_counts(normalize=True) for group in (background, target)]
-    level = (shares[1].subtract(shares[0], fill_value=0)).abs().idxmax()
-    return f"{level} in {shares[0].get(level, 0):.0%} of background and {shares[1].get(level, 0):.0%} of target"
+    before, after = (group.value_counts(normalize=True) for group in (background, target))
+    level: Any = after.sub(before, fill_value=0).abs().idxmax()
+    return f"{level} in {before.get(level, 0):.0%} of background and {after.get(level, 0):.0%} of target"
 
 
 def _judge_parts(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:

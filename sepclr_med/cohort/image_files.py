@@ -18,6 +18,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 MAX_VOXELS = 2**29
 HEAD_BYTES = 1024
@@ -61,7 +62,7 @@ class ImageFile:
     """
 
     path: str
-    kind: type
+    kind: Any
     header: Any
     shape: tuple[int, ...]
     affine: np.ndarray
@@ -138,7 +139,7 @@ def open_image(path: str | Path) -> ImageFile:
     head = _read_head(path)
     kind = next((kind for kind in kinds if _may_be(kind, head)), None)
     if kind is None:
-        raise nib.filebasedimages.ImageFileError("no file type: it begins neither as NIfTI nor as MGH")
+        raise ImageFileError("no file type: it begins neither as NIfTI nor as MGH")
     header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
     shape = tuple(int(length) for length in header.get_data_shape())
     affine = header.get_affine() if kind is nib.MGHImage else header.get_best_affine()
@@ -187,7 +188,7 @@ def _read_head(path: str) -> bytes:
         # Enough for a header behind whatever a gzip file begins with.
         first = stream.read(64 << 10)
     if first[:2] != GZIP_MAGIC:
-        raise nib.filebasedimages.ImageFileError("empty file" if not first else "it is no gzip file")
+        raise ImageFileError("empty file" if not first else "it is no gzip file")
     return gzip.GzipFile(fileobj=io.BytesIO(first)).read(HEAD_BYTES)
 
 

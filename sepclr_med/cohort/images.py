@@ -14,6 +14,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import obliquity, voxel_sizes
+from nibabel.filebasedimages import ImageFileError
 from PIL import UnidentifiedImageError
 
 from sepclr_med.cohort.image_files import DamagedImageError, ImageFile, open_image
@@ -168,7 +170,7 @@ def _name_failure(path: str, error: Exception) -> str:
     broken = EOFError | zlib.error | gzip.BadGzipFile | DamagedPictureError | DamagedImageError
     if isinstance(error, broken) or "could the file be damaged" in str(error):
         return "damaged_file"
-    if isinstance(error, nib.filebasedimages.ImageFileError | UnidentifiedImageError):
+    if isinstance(error, ImageFileError | UnidentifiedImageError):
         return "not_an_image" if os.path.getsize(path) else "empty_file"
     return "unreadable_image"
 
@@ -206,7 +208,7 @@ def find_bad_affine(affine: np.ndarray) -> str:
     if not np.isfinite(affine).all():
         return "the affine in the header is not finite"
     with np.errstate(all="ignore"):
-        sizes = nib.affines.voxel_sizes(affine)
+        sizes = voxel_sizes(affine)
     if sizes.min() < SMALLEST_VOXEL or sizes.max() > LARGEST_VOXEL:
         return f"voxels of {' x '.join(f'{size:g}' for size in sizes)} mm"
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-6:
@@ -221,9 +223,9 @@ def _describe_header(image: ImageFile) -> dict[str, Any]:
     with np.errstate(all="ignore"):
         return {
             "shape": tuple(map(int, image.shape)),
-            "spacing": tuple(round(float(length), 3) for length in nib.affines.voxel_sizes(affine)),
+            "spacing": tuple(round(float(length), 3) for length in voxel_sizes(affine)),
             "orientation": "".join(str(axis or "?") for axis in nib.aff2axcodes(affine)),
-            "obliquity": round(float(np.degrees(nib.affines.obliquity(affine).max())), 2),
+            "obliquity": round(float(np.degrees(obliquity(affine).max())), 2),
             "placed": placed,
             "grid": hashlib.blake2b(grid.encode(), digest_size=8).hexdigest(),
         }
@@ -243,7 +245,7 @@ def _describe_voxels(image: ImageFile, values: np.ndarray) -> dict[str, Any]:
         return found
     filled = values[values != 0]
     np.abs(filled, out=filled)
-    spacing = np.abs(nib.affines.voxel_sizes(image.affine))
+    spacing = np.abs(voxel_sizes(image.affine))
     return found | {
         "mean": float(filled.mean(dtype=np.float64)),
         "spread": float(filled.std(dtype=np.float64)),

@@ -102,8 +102,8 @@ def _encode(values: pd.Series, kind: Kind, is_train: np.ndarray) -> np.ndarray:
         standard = ((numbers - np.nanmean(numbers[is_train])) / spread)[:, None]
         return np.nan_to_num(standard, nan=0.0) if kind == "design" else standard
     levels = _levels(values[is_train])
-    codes = values.astype(object).map(lambda value: levels.index(str(value)) if str(value) in levels else np.nan)
-    codes = codes.to_numpy(dtype=float)
+    placed = values.astype(object).map(lambda value: levels.index(str(value)) if str(value) in levels else np.nan)
+    codes = placed.to_numpy(dtype=float)
     return codes[:, None] if kind == "discrete" else (codes[:, None] == np.arange(len(levels))).astype(float)
 
 

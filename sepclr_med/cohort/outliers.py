@@ -239,7 +239,7 @@ def _find_failed_registration(
 ) -> list[Problem]:
     by_label = dict(zip(grids.index, facts, strict=True))
     problems = []
-    for grid, labels in grids.index.groupby(grids).items():
+    for grid, labels in grids.index.groupby(grids).items():  # type: ignore[attr-defined]  # not in the stubs
         if not grid or len(labels) < MIN_IMAGES:
             continue
         overlap = _overlap(pd.Series(by_label).loc[labels])

@@ -159,20 +159,21 @@ def _neither(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
     left_out = manifest.loc[role.isna(), "diagnosis"].value_counts(dropna=False)
     if left_out.empty:
         return []
-    got = ", ".join(f"{'n/a' if pd.isna(name) else name} ({count} rows)" for name, count in left_out.items())
+    counts = zip(left_out.index, left_out, strict=True)
+    got = ", ".join(f"{'n/a' if pd.isna(name) else name} ({count} rows)" for name, count in counts)
     message = "rows in neither group: their images are checked, but nothing is learned from them"
     return [Problem(message, column="diagnosis", got=got, code="no_group", severity="info")]
 
 
-def _place(manifest: pd.DataFrame, label: int, **words: str) -> Problem:
+def _place(manifest: pd.DataFrame, label: int, **words: Any) -> Problem:
     row = manifest.loc[label]
-    place = {"file": str(row["image_path"]), "row": int(label) + 2, "participant_id": str(row["participant_id"])}
-    return Problem(**place, column="image_path", **words)
+    place: dict[str, Any] = {"file": str(row["image_path"]), "participant_id": str(row["participant_id"])}
+    return Problem(**place, row=int(label) + 2, column="image_path", **words)
 
 
 def _image_problems(manifest: pd.DataFrame, facts: pd.Series) -> list[Problem]:
     problems = []
-    for label, found in facts.items():
+    for label, found in zip(facts.index, facts, strict=True):
         for code, got in find_faults(found).items():
             fault = FAULTS[code]
             words = {"message": fault.message, "allowed": fault.allowed, "fix": fault.fix, "severity": fault.severity}
@@ -211,7 +212,7 @@ def _speak(problem: Problem) -> str:
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+    return [{str(name): _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _plain(value: Any) -> Any:

@@ -245,10 +245,11 @@ def _plan_planted(given: Mapping[str, Any], output_dir: Path) -> _Plan:
     severity = {key: given[key] for key in ("min_severity", "score_correlation")}
     people = assign_patients(base, _counts(given), given["seed"], **severity)
     parameters = {key: given[key] for key in PLANTING}
+    images = base["image_path"].tolist()
 
     def painter() -> Painter:
-        check_base_images(base["image_path"])
-        return PlantedBrains(base["image_path"], people, given["atrophy"], given["common_atrophy"])
+        check_base_images(images)
+        return PlantedBrains(images, people, given["atrophy"], given["common_atrophy"])
 
     name = "Real grey-matter maps with planted atrophy"
     content = {"Name": name, "version": SIMULATION_VERSION, "base": base_digest(base), **parameters}
@@ -267,7 +268,8 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments as plain Python numbers, or refuse them all at once."""
     problems = []
     for name, (low, high, unit) in LIMITS.items():
-        kind, plain = (Integral, int) if name in WHOLE_NUMBERS else (Real, float)
+        plain: type[int] | type[float] = int if name in WHOLE_NUMBERS else float
+        kind: Any = Integral if plain is int else Real
         value = given[name]
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             allowed = f"{'whole number, ' if plain is int else ''}{low:g} to {high:g} {unit}".rstrip()

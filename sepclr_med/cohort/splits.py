@@ -217,7 +217,7 @@ def _check_rare(strata: pd.DataFrame, n_parts: int) -> list[Problem]:
     if strata.empty or strata.shape[1] < 2:
         return []
     counts = strata.value_counts()
-    rare = [" x ".join(level) for level, count in counts.items() if count < n_parts]
+    rare = [" x ".join(level) for level, count in zip(counts.index, counts, strict=True) if count < n_parts]
     if not rare:
         return []
     message = (

@@ -11,6 +11,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -188,7 +189,7 @@ def _parse(text: str, separator: str, path: Path, severity: str) -> tuple[pd.Dat
     text = text.strip("\n")
     try:
         # The header is parsed as a row, so that a longer row is passed over and not taken for an index.
-        options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+        options: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
         cells = pd.read_csv(io.StringIO(text), sep=separator, on_bad_lines="skip", **options)
         counts = _count_cells(text, separator)
     except pd.errors.EmptyDataError:
@@ -230,7 +231,8 @@ def _say_ragged(counts: pd.Series, path: Path, severity: str) -> list[Problem]:
 def _strip(cells: pd.DataFrame) -> pd.DataFrame:
     # As plain objects until the columns are named: text columns are handled one by one, which takes long where many.
     values = cells.to_numpy(object, copy=True)
-    values.flat = [value.strip() if isinstance(value, str) else "" for value in values.ravel().tolist()]
+    stripped = [value.strip() if isinstance(value, str) else "" for value in values.ravel().tolist()]
+    values.flat = stripped  # type: ignore[misc, assignment]  # the stubs lack the setter of flat
     return pd.DataFrame(values, index=cells.index, columns=cells.columns, dtype=object)
 
 

@@ -113,13 +113,13 @@ def _keyed(table: pd.DataFrame) -> pd.DataFrame:
     absent = pd.Series(MISSING, index=table.index, dtype=object)
     parts = [table[name].astype(object).fillna(MISSING).map(str) if name in table else absent for name in KEY]
     # A character that no id has between the three.
-    keyed = table.set_index(pd.Index(parts[0].str.cat(parts[1:], sep="\x00")))
+    keyed = table.set_index(pd.Index(["\x00".join(key) for key in zip(*parts, strict=True)], dtype=object))
     return keyed[~keyed.index.duplicated()]
 
 
 def _groups(participants: pd.Series, assignments: pd.DataFrame | None) -> pd.DataFrame:
     column = group_column(assignments) if assignments is not None and "participant_id" in assignments else None
-    if column is None:
+    if assignments is None or column is None:
         return pd.DataFrame(index=participants.index)
     named = assignments.drop_duplicates("participant_id").set_index("participant_id")[column]
     return pd.DataFrame({GROUP: participants.map(named)})

@@ -31,8 +31,8 @@ class Column:
     """
 
     heading: str
-    words: Callable[[Mapping[str, Any]], str]
-    sort: Callable[[Mapping[str, Any]], float | None] | None = None
+    words: Callable[[Mapping[Any, Any]], str]
+    sort: Callable[[Mapping[Any, Any]], float | None] | None = None
     meaning: str = ""
 
 
@@ -40,9 +40,9 @@ def make_table(
     name: str,
     caption: str,
     columns: Sequence[Column],
-    rows: pd.DataFrame | Sequence[Mapping[str, Any]],
+    rows: pd.DataFrame | Sequence[Mapping[Any, Any]],
     file: str = "",
-    mark: Callable[[Mapping[str, Any]], str] = lambda row: "",
+    mark: Callable[[Mapping[Any, Any]], str] = lambda row: "",
     sortable: bool = True,
 ) -> dict[str, Any]:
     """Return a table as plain values.
@@ -123,7 +123,7 @@ def has_values(table: pd.DataFrame, key: str) -> bool:
     return bool((values.notna() & values.map(lambda value: value != "")).any())
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> dict[str, Any]:
+def _cell(column: Column, row: Mapping[Any, Any]) -> dict[str, Any]:
     words = column.words(row)
     return {"words": words, "sort": column.sort(row) if column.sort else None, "short": len(words) <= SHORT}
 

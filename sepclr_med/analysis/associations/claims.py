@@ -78,9 +78,9 @@ def _say_factors(variable: str, rows: pd.DataFrame, within: str) -> tuple[str, s
         others = int((tested["p_fdr"] <= LEVEL).sum()) - 1
         more = "" if not others else f" {others} other factor{'s' * (others > 1)} passed too."
         return "good", f"{variable} goes with {nearest}, {within}.{more}"
-    vanished = tested.loc[vanishes(tested), "factor"] if "p_fwe_free" in tested else []
+    vanished = tested.loc[vanishes(tested), "factor"].tolist() if "p_fwe_free" in tested else []
     if len(vanished):
-        names = ", ".join(vanished.head(3)) + (", ..." if len(vanished) > 3 else "")
+        names = ", ".join(vanished[:3]) + (", ..." if len(vanished) > 3 else "")
         return "warning", (
             f"{variable}: nothing to claim. Its link with {names} is significant by free permutation only and vanishes "
             f"once permutations stay within blocks (nearest {nearest})."

@@ -123,7 +123,7 @@ class Linker:
             remarks.append(f"no p_free: {why_not_free}")
         if question.blocked and blocked_scores is None:
             remarks.append(f"not tested: {why}")
-        elif question.blocked:
+        elif question.blocked and blocked_scores is not None:
             remarks += self._few(question)
             blocked = test_factors(factors, blocked_scores.scores, designs.blocked, self._draw(question, "blocked"))
             links = links.assign(statistic=blocked.statistic, p_value=blocked.p_value, p_fwe=blocked.p_fwe)
@@ -136,7 +136,8 @@ class Linker:
         # What does not vary within blocks can only be estimated across them.
         scores, design = (blocked_scores, designs.blocked) if blocked else (free_scores, designs.free)
         if scores is not None:
-            excess = (blocked or free).excess if blocked or free else 1.0
+            done = blocked or free
+            excess = done.excess if done else 1.0
             links = self._estimate(links, factors, question, design, scores, excess)
         return self._close(links, remarks)
 

@@ -239,7 +239,7 @@ def pair_basis(covariates: Sequence[np.ndarray]) -> np.ndarray:
     for matrix in covariates:
         pairs = upper(matrix)
         left = _residual(_residual(pairs, basis), basis)
-        if (size := np.linalg.norm(left)) > 1e-6 * max(np.linalg.norm(pairs), 1e-300):
+        if (size := np.linalg.norm(left)) > 1e-6 * max(float(np.linalg.norm(pairs)), 1e-300):
             basis = np.column_stack([basis, left / size])
     return basis
 

@@ -260,8 +260,8 @@ class _Comparison:
             observed, permuted = mantel_spearman(ranks, asked, beside, permutations)
             everyone = np.vstack([np.ones((1, len(question))), draws])
             # Ranks of permutations are read from a table: what is shown is exact, and all else moves with it.
-            exact, *drawn = bootstrap_spearman(ranks, rank_pairs(asked.observed), beside, everyone)
-            drawn = np.reshape(drawn, (len(draws), len(pairs)))
+            exact, *each = bootstrap_spearman(ranks, rank_pairs(asked.observed), beside, everyone)
+            drawn = np.reshape(each, (len(draws), len(pairs)))
             found |= self._collect("spearman", observed, drawn, permuted, exact)
             found |= self._contrasts(found)
         if "kendall" in self.methods:

@@ -18,7 +18,7 @@ from sepclr_med.analysis.metrics import METRICS
 from sepclr_med.analysis.participants import design_matrix
 from sepclr_med.analysis.resampling import score_with_intervals
 from sepclr_med.analysis.schemes import Scheme, folds_of
-from sepclr_med.analysis.units import Kind, Units
+from sepclr_med.analysis.units import NO_SITE, Kind, Units
 
 COLUMNS = [
     *("variable", "measure", "scheme", "predictors", "metric"),
@@ -154,7 +154,7 @@ class SpacePredictor:
         everyone = np.ones((1, len(found.truth)))
         kin = question.kin()
         unit = found.rows if kin is None else kin[found.rows]
-        records = []
+        records: list[dict[str, object]] = []
         for name in ("covariates", "space", "covariates + space"):
             if name not in found.scores:
                 continue
@@ -183,8 +183,8 @@ class SpacePredictor:
             truth=question.values,
             participants=people,
             splits=people,
-            sites=None if sites is None else sites.astype(str).astype(object),
-            families=None if kin is None else kin.astype(str),
+            sites=np.full(len(people), NO_SITE, dtype=object) if sites is None else sites.astype(str).astype(object),
+            families=people if kin is None else kin.astype(str),
         ).take(kept)
         if kind == "classification" and len(np.unique(units.truth)) < 2:
             return None, [*remarks, f"not predicted: fewer than two classes have {MIN_PER_CLASS} participants"]

@@ -137,7 +137,7 @@ class SimulatedBrains:
         maps["sharedPattern"] = -effects.pattern_effect * self._pattern()
         return {name: encode(lost, self.affine, np.float32) for name, lost in maps.items()}
 
-    def _shape_of(self, participant: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
+    def _shape_of(self, participant: Mapping[Any, Any], rng: np.random.Generator) -> np.ndarray:
         """Draw the individual's shape: the template sampled at displaced positions (displacements in mm)."""
         effects = self.effects
         decades = (participant["age"] - REFERENCE_AGE) / 10
@@ -150,7 +150,7 @@ class SimulatedBrains:
         positions = np.indices(self.shape, dtype=np.float32) + displacement
         return np.clip(ndimage.map_coordinates(self.spline, positions, order=3, prefilter=False), 0, None)
 
-    def _shared_volume(self, participant: Mapping[str, Any]) -> np.ndarray:
+    def _shared_volume(self, participant: Mapping[Any, Any]) -> np.ndarray:
         """Return the fraction of the template's grey matter that head size, age and the shared pattern leave."""
         decades = (participant["age"] - REFERENCE_AGE) / 10
         age = component_map("age", self.shape, self.affine)

@@ -6,6 +6,7 @@ import gzip
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -195,7 +196,7 @@ def _write_images(output_dir: Path, table: pd.DataFrame, painter: Painter, rows:
     paths = [output_dir / path for path in table["image_path"]]
     workers = min(effective_n_jobs(n_jobs), max(1, len(rows) // 8))
     if workers == 1:
-        written: Iterator[Any] = (_write_image(paths[row], painter.paint(row)) for row in rows)
+        written: Iterator[Any] = starmap(_write_image, ((paths[row], painter.paint(row)) for row in rows))
         total = len(rows)
     else:
         # Chunks, because each task carries the painter's arrays to its process.

@@ -61,7 +61,7 @@ def short_factor(name: str) -> str:
     return f"{stem.replace('_', ' ')} {int(number)}" if stem and number.isdecimal() else name
 
 
-def mark_row(row: Mapping[str, Any]) -> str:
+def mark_row(row: Mapping[Any, Any]) -> str:
     """Return ``holds`` for p FDR of at most 0.05, ``lost`` for a link of free permutations only, else nothing."""
     holds, free = as_number(row["p_fdr"]), as_number(row["p_free"])
     if holds is not None and holds <= LEVEL:
@@ -88,7 +88,7 @@ def draw_tests(single: pd.DataFrame) -> blocks.Block | None:
     return blocks.figure(drawings, caption, layout="scroll")
 
 
-def _cell(row: Mapping[str, Any]) -> Cell:
+def _cell(row: Mapping[Any, Any]) -> Cell:
     def passes(key: str) -> bool:
         value = as_number(row[key])
         return value is not None and value <= LEVEL
@@ -123,7 +123,7 @@ def _by_effect(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(str(effect), group) for effect, group in rows.groupby(scale, sort=False)]
 
 
-def _named(row: Mapping[str, Any]) -> str:
+def _named(row: Mapping[Any, Any]) -> str:
     sign = {"holds": " ●", "lost": " †"}.get(mark_row(row), "")
     return f"{row['variable']}{sign}"
 
@@ -131,8 +131,8 @@ def _named(row: Mapping[str, Any]) -> str:
 def _forest(
     rows: pd.DataFrame,
     effect: str,
-    label: Callable[[Mapping[str, Any]], str],
-    words: Callable[[Mapping[str, Any]], str],
+    label: Callable[[Mapping[Any, Any]], str],
+    words: Callable[[Mapping[Any, Any]], str],
     stacked: bool = False,
 ) -> Markup:
     lines = [
@@ -152,11 +152,11 @@ def _forest(
     return draw_intervals(lines, f"Forest plot, {axis}", said, axis, limits, zero=0.0, stacked=stacked)
 
 
-def _series(row: Mapping[str, Any]) -> str:
+def _series(row: Mapping[Any, Any]) -> str:
     return str(row.get("space") or "salient")
 
 
-def _factor_words(row: Mapping[str, Any]) -> str:
+def _factor_words(row: Mapping[Any, Any]) -> str:
     extent = format_interval(row["estimate"], row["ci_low"], row["ci_high"])
     return f"{short_factor(row['factor'])}: {unit(row['effect'])} = {extent}"
 
@@ -177,7 +177,7 @@ def _forest_limits(lines: Sequence[Row], effect: str) -> tuple[float, float]:
 
 def draw_variables(single: pd.DataFrame, sites: pd.DataFrame | None) -> list[blocks.Block | None]:
     """Return, folded, a forest plot of each variable against every factor, and of its strongest factor at each site."""
-    found = [blocks.heading("Variable by variable")]
+    found: list[blocks.Block | None] = [blocks.heading("Variable by variable")]
     variables = list(dict.fromkeys(single["variable"]))
     for variable in variables[:MOST_FORESTS]:
         rows = single[(single["variable"] == variable) & single["estimate"].notna()]
@@ -198,7 +198,7 @@ def draw_variables(single: pd.DataFrame, sites: pd.DataFrame | None) -> list[blo
     return found if len(found) > 1 else []
 
 
-def _p_words(row: Mapping[str, Any]) -> str:
+def _p_words(row: Mapping[Any, Any]) -> str:
     p = row["p_fwe"] if as_number(row["p_fwe"]) is not None else row["p_value"]
     return format_p(p)
 

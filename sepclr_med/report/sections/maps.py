@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _maybe(value: Any, form) -> str:
+def _maybe(value: Any, form: Callable[[Any], str]) -> str:
     return "" if as_number(value) is None else form(value)
 
 

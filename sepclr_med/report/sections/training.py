@@ -65,8 +65,9 @@ def draw_history(history: pd.DataFrame) -> list[Markup]:
         curves, ends = [], []
         for style, (name, label) in enumerate(names.items()):
             for part, dashed in (("train", False), ("val", True)):
-                values = pd.to_numeric(history.get(f"{part}_{name}"), errors="coerce")
-                if not isinstance(values, pd.Series) or not values.notna().any():
+                logged = history.get(f"{part}_{name}")
+                values = None if logged is None else pd.to_numeric(logged, errors="coerce")
+                if values is None or not values.notna().any():
                     continue
                 curves.append(Curve("" if dashed else label, epochs, values.tolist(), style, dashed))
                 words = f"{label} " if label else ""
@@ -80,7 +81,7 @@ def draw_history(history: pd.DataFrame) -> list[Markup]:
 
 def _settings(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     config = data["config"]
-    fit = next((step for step in reversed(data["steps"]) if step.get("step") == "fit"), {})
+    fit: Mapping[str, Any] = next((step for step in reversed(data["steps"]) if step.get("step") == "fit"), {})
     weights = [dig(config, "method", name) for name in ("w_salient", "w_null", "w_joint")]
     dims = [dig(config, "method", name) for name in ("common_dim", "salient_dim")]
     spacing = dig(config, "volumes", "spacing")
