@@ -219,7 +219,7 @@ def find_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame
     if cohort.manifest is not None:
         root = folder / cohort.bids_root if cohort.bids_root else None
         return read_manifest(folder / cohort.manifest, bids_root=root)
-    fix = "--set cohort.manifest=FILE, or cohort.bids.root=FOLDER, or a cohort.simulate section"
+    fix = "--manifest FILE; or write a recipe that names one with `sepclr-med init`"
     raise ConfigError(
         "recipe: no cohort", [Problem("cohort.manifest, cohort.bids and cohort.simulate are empty", fix=fix)]
     )

@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 a problem in the user's data or configuration, 2 wrong usa
 commands, so that ``--help`` stays instant.
 """
 
-from sepclr_med.cli import cohort, model, results, whole
+from sepclr_med.cli import beginning, cohort, model, results, whole
 from sepclr_med.cli.application import app, main
 
-__all__ = ["app", "cohort", "main", "model", "results", "whole"]
+__all__ = ["app", "beginning", "cohort", "main", "model", "results", "whole"]

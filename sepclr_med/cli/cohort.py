@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -134,7 +135,7 @@ def check(
     Example: sepclr-med check manifest.tsv --background control --target depr -o problems.tsv
     """
     from sepclr_med import check_cohort, read_manifest
-    from sepclr_med.cohort.preflight import format_check, problems_table
+    from sepclr_med.cohort.preflight import format_check, problems_table, summarise_check
     from sepclr_med.rundir import write_table
 
     table = read_manifest(manifest, bids_root, listed(missing_codes))
@@ -143,6 +144,11 @@ def check(
     if output is not None:
         write_table(output, problems_table(result))
     print(json.dumps(result.to_dict(), indent=2)) if as_json else print_rich(format_check(result))
+    # Last, because the terminal stands there: what is above may have scrolled away.
+    follows = ["fit", str(manifest), "RUN_DIR", "--background", background, "--target", target]
+    follows = follows if "split" in table else ["split", str(manifest)]
+    for line in summarise_check(result, str(manifest), shlex.join(["sepclr-med", *follows])):
+        print(line, file=sys.stderr)
     raise typer.Exit(0 if result.ok else 1)
 
 

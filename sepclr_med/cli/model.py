@@ -23,6 +23,7 @@ from sepclr_med.cli.options import (
     Target,
     Verbose,
     group_settings,
+    refuse_exchanged,
 )
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.printing import print_table
@@ -100,7 +101,9 @@ def fit(
     from sepclr_med import fit as train
     from sepclr_med import load_config, read_manifest
     from sepclr_med.engine import is_first_process
+    from sepclr_med.settings import CLOSED_FORM
 
+    refuse_exchanged(manifest, run_dir)
     settings = load_config(config, [*(assign or []), *group_settings(background, target)])
     if bool(folds) + leave_site_out != 1 and (folds or seeds or jobs or plan_only):
         said = Problem(
@@ -124,7 +127,9 @@ def fit(
         return
     folder = train(read_manifest(manifest, bids_root), settings, run_dir, overwrite)
     if is_first_process():
-        print(f"trained for {settings.training.epochs} epochs -> {folder}; next: sepclr-med embed {folder}")
+        closed = settings.method.name in CLOSED_FORM
+        done = "fitted" if closed else f"trained for {settings.training.epochs} epochs"
+        print(f"{done} -> {folder}; next: sepclr-med embed {folder}")
 
 
 @app.command(rich_help_panel="Model")

@@ -67,6 +67,14 @@ def group_settings(background: str | None, target: str | None) -> list[str]:
     return [f"cohort.{role}={json.dumps(listed(names))}" for role, names in given.items() if names is not None]
 
 
+def refuse_exchanged(manifest: Path, run_dir: Path) -> None:
+    """Refuse a table in the place of the run folder, before anything is read."""
+    if run_dir.suffix in (".tsv", ".csv"):
+        fix = f"first the manifest, then the folder: {run_dir} {manifest}"
+        problem = Problem("the second word is the folder of the run, not a table", got=str(run_dir), fix=fix)
+        raise ConfigError("the manifest and the run folder are exchanged", [problem])
+
+
 def cohort_settings(manifest: Path | None, bids_root: Path | None) -> list[str]:
     """Return the settings that put a manifest in the place of a recipe's cohort."""
     paths = {"manifest": manifest, "bids_root": bids_root}

@@ -14,6 +14,7 @@ from sepclr_med.cohort.bids_tables import Table, join, read_participants, read_p
 from sepclr_med.cohort.bids_words import check_rename, choose_diagnosis, pick_session_columns, translate
 from sepclr_med.cohort.cells import locate
 from sepclr_med.cohort.columns import KNOWN_COLUMNS
+from sepclr_med.cohort.misplaced import holds_dicom
 from sepclr_med.cohort.rows import KEY, find_near_ids
 from sepclr_med.cohort.tables import raise_errors
 from sepclr_med.errors import ManifestError, Problem, did_you_mean
@@ -168,6 +169,9 @@ def _no_participants(root: Path) -> Problem:
         fix = f"run the command on each, such as {root / inner[0]}"
     elif inner:
         message, fix = "the participants are one folder further down", f"give {root / inner[0]}"
+    elif holds_dicom(root):
+        message = "this folder holds DICOM files, as scanners write them, not NIfTI images in BIDS"
+        fix = "convert them first, for example with dcm2bids or HeuDiConv; then give the BIDS folder they make"
     else:
         message = "no folder is named sub-LABEL, so there are no images to list"
         fix = "fetch the images, or, if the folder is not BIDS, write the manifest yourself (docs/manifests.md)"
