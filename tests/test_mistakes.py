@@ -45,10 +45,11 @@ def stages(tmp_path_factory):
                 "embedded": ("fitted", "sepclr-med embed runs/my_study"),
             }[name]
             folder = shutil.copytree(stage(before), tmp_path_factory.mktemp(name) / "study")
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
                 patch.setattr(sys, "argv", shlex.split(command))
-                main()
+                with pytest.raises(SystemExit) as ended:
+                    main()
             assert not ended.value.code
             made[name] = folder
         return made[name]

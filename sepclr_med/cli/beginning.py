@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sepclr_med.cli.application import app
+from sepclr_med.cli.completion import complete_columns, complete_images
 from sepclr_med.cli.options import Background, Target, Verbose, listed, pairs
 from sepclr_med.errors import ConfigError, Problem, did_you_mean
 
@@ -31,7 +32,10 @@ def init(
     recipe: Annotated[Path, typer.Argument(help="Recipe to write.")] = Path("recipe.yaml"),
     data: Annotated[Path | None, typer.Option(help="Manifest, or BIDS folder.")] = None,
     images: Annotated[
-        str | None, typer.Option(help="vbm (grey-matter maps in template space) or t1w (raw images).")
+        str | None,
+        typer.Option(
+            help="vbm (grey-matter maps in template space) or t1w (raw images).", autocompletion=complete_images
+        ),
     ] = None,
     derivative: Annotated[
         str | None, typer.Option(help="Of a BIDS folder: folder under derivatives/, or none for the raw images.")
@@ -39,8 +43,13 @@ def init(
     entities: Annotated[str | None, typer.Option(help="Of a BIDS folder: key=value, comma-separated, or none.")] = None,
     background: Background = None,
     target: Target = None,
-    covariates: Annotated[str | None, typer.Option(help="Columns to adjust for, comma-separated, or none.")] = None,
-    variables: Annotated[str | None, typer.Option(help="Clinical variables, comma-separated, or all.")] = None,
+    covariates: Annotated[
+        str | None,
+        typer.Option(help="Columns to adjust for, comma-separated, or none.", autocompletion=complete_columns),
+    ] = None,
+    variables: Annotated[
+        str | None, typer.Option(help="Clinical variables, comma-separated, or all.", autocompletion=complete_columns)
+    ] = None,
     gpu: Annotated[bool | None, typer.Option("--gpu/--cpu", help="What trains; looked up when asked.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Take the answer offered to every other question.")] = False,
     verbose: Verbose = False,

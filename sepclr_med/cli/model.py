@@ -83,11 +83,16 @@ def fit(
     bids_root: BidsRoot = None,
     assign: Assignments = None,
     folds: Annotated[int | None, typer.Option(min=3, help="Cross-fit: a model for each fold of participants.")] = None,
-    leave_site_out: Annotated[bool, typer.Option(help="Cross-fit: a model for each site, never shown it.")] = False,
+    leave_site_out: Annotated[
+        bool, typer.Option("--leave-site-out", help="Cross-fit: a model for each site, never shown it.")
+    ] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Cross-fit: trainings of each fold; 3 without.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Cross-fit: models trained at a time; 1 without.")] = None,
     plan_only: Annotated[
-        bool, typer.Option(help="Cross-fit: preprocess the images and write the jobs, for a cluster; train none.")
+        bool,
+        typer.Option(
+            "--plan-only", help="Cross-fit: preprocess the images and write the jobs, for a cluster; train none."
+        ),
     ] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,

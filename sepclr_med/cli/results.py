@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sepclr_med.cli.application import app
+from sepclr_med.cli.completion import complete_columns
 from sepclr_med.cli.options import AsJson, OpenTest, RunFolder, Target, Verbose, grouped, listed, pairs
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.printing import print_json, print_rich, print_table
@@ -17,9 +18,16 @@ Embeddings = Annotated[
     str | None, typer.Option(help="Instead of a run: FILE or SPACE=FILE, comma-separated, of any origin.")
 ]
 Table = Annotated[Path | None, typer.Option("--manifest", help="With --embeddings: participants and variables.")]
-Variables = Annotated[str | None, typer.Option(help="Columns, comma-separated; none means all that vary.")]
+Variables = Annotated[
+    str | None,
+    typer.Option(help="Columns, comma-separated; none means all that vary.", autocompletion=complete_columns),
+]
 Covariates = Annotated[
-    str | None, typer.Option(help="Columns to adjust for, comma-separated, or none; default age,sex,site,tiv.")
+    str | None,
+    typer.Option(
+        help="Columns to adjust for, comma-separated, or none; default age,sex,site,tiv.",
+        autocompletion=complete_columns,
+    ),
 ]
 Measures = Annotated[
     str | None, typer.Option("--measure", help="NAME=continuous|ordinal|binary|categorical, comma-separated.")
