@@ -173,6 +173,10 @@ def peak_resident_bytes(pid: int | str = "self") -> int:
     status = Path(f"/proc/{pid}/status")
     if status.is_file():
         # The figure of getrusage begins with what the parent held when it started this process.
-        return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
+        return next(
+            1024 * int(line.split()[1])
+            for line in status.read_text(encoding="utf-8").splitlines()
+            if line[:6] == "VmHWM:"
+        )
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

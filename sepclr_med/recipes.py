@@ -220,7 +220,7 @@ def _cohort_lines(answers: Answers, path: Path, manifest: pd.DataFrame) -> list[
         lines += [
             "  bids:                # a BIDS folder, read anew each time; or, instead: manifest: FILE",
             f"    root: {where}  # relative to this file",
-            f"    suffix: {SUFFIXES[answers.images]}",
+            f"    suffix: {SUFFIXES[answers.images]}  # last part of the images' names",
             f"    derivative: {_plain(answers.derivative)}  # folder under derivatives/; null means the raw images",
             f"    entities: {_plain(answers.entities)}  # what the images' names must carry, such as {{label: GM}}",
         ]
@@ -259,7 +259,7 @@ def _volume_lines(answers: Answers) -> list[str]:
         "  rotation: 12         # degrees",
         "  intensity: 0.5       # nor are their grey values",
         "  bias_field: 0.5      # raw images carry coil inhomogeneity",
-        "  gamma: 0.3",
+        "  gamma: 0.3           # another curve of grey values",
     ]
 
 

@@ -30,7 +30,8 @@ Covariates = Annotated[
     ),
 ]
 Measures = Annotated[
-    str | None, typer.Option("--measure", help="NAME=continuous|ordinal|binary|categorical, comma-separated.")
+    str | None,
+    typer.Option("--measure", help="NAME=KIND, comma-separated: continuous, ordinal, binary or categorical."),
 ]
 SeedOrNone = Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")]
 
@@ -144,7 +145,7 @@ def link(
 @app.command(rich_help_panel="Results")
 def explain(
     run_dir: RunFolder,
-    factors: Annotated[str | None, typer.Option(help="Such as canonical_000,salient_003; comma-separated.")] = None,
+    factors: Annotated[str | None, typer.Option(help="Such as salient_003; comma-separated.")] = None,
     variables: Annotated[str | None, typer.Option(help="Columns of the manifest to map as well.")] = None,
     covariates: Covariates = None,
     split: Annotated[str | None, typer.Option(help="test, val, train or all; default held-out.")] = None,
