@@ -321,7 +321,8 @@ def _machine() -> str:
 
 
 def _flush(path: Path) -> None:
-    with open(path, "rb") as stream:
+    # For reading and writing, which Windows wants of a file it is to flush.
+    with open(path, "r+b") as stream:
         os.fsync(stream.fileno())
 
 

@@ -92,7 +92,9 @@ def make_manifest(
     from sepclr_med import find_images, write_manifest
     from sepclr_med.cohort.columns import describe_columns
     from sepclr_med.cohort.merging import append_rows, label_dataset
+    from sepclr_med.recipes import list_derivatives
     from sepclr_med.rundir import read_json, write_json
+    from sepclr_med.standing import find_standing
 
     named = {"desc": desc, "label": label, "space": space, "ses": session, **pairs(entity or [], "--entity")}
     table, problems = find_images(
@@ -116,6 +118,9 @@ def make_manifest(
     write_json(sidecar, dictionary)
     diagnoses = ", ".join(f"{n} {name}" for name, n in table["diagnosis"].value_counts(dropna=False).items())
     print(f"{len(table)} images of {table['participant_id'].nunique()} participants ({diagnoses}) -> {output}")
+    if derivative is None and (there := list_derivatives(bids_dir)):
+        print(f"these are raw images; derivatives/ holds more: {', '.join(there)} (--derivative NAME)", file=sys.stderr)
+    print(f"next: {find_standing(output).follows}", file=sys.stderr)
 
 
 @app.command(rich_help_panel="Cohort")
@@ -204,6 +209,7 @@ def split(
         print(f"test part sealed -> {ledger}", file=sys.stderr)
     print_problems(table.attrs.get("problems", []))
     print_table(split_balance(table, columns), as_json, "balance of the splits")
+    print("next: sepclr-med fit " + shlex.join([str(written), "RUN_DIR", "-c", "RECIPE"]), file=sys.stderr)
 
 
 @app.command(rich_help_panel="Cohort")

@@ -100,7 +100,7 @@ def link(
     ] = None,
     permutations: Annotated[int | None, typer.Option(min=99, help="Permutations behind each p-value.")] = None,
     parts: Annotated[
-        str | None, typer.Option(help="What to add to the factors: prediction,similarity,subtypes, or none.")
+        str | None, typer.Option(help="What to add: prediction, similarity, subtypes (comma-separated), or none.")
     ] = None,
     smallest_icc: Annotated[
         float | None, typer.Option(min=0, max=1, help="Of a cross-fit: least agreement on a factor; 0 tests all.")

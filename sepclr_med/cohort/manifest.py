@@ -242,8 +242,19 @@ def _find_base(path: Path, bids_root: str | Path | None) -> tuple[str, list[Prob
 
 
 def _absolute(image: str, base: str) -> str:
-    image = image.replace("\\", "/")
+    image = forward(image)
     return os.path.normpath(os.path.join(base, os.path.expanduser(image) if image.startswith("~") else image))
+
+
+def forward(path: str) -> str:
+    r"""Return a path with forward slashes, which every system reads.
+
+    Examples
+    --------
+    >>> forward(r"..\images\01.nii.gz")
+    '../images/01.nii.gz'
+    """
+    return path.replace("\\", "/")
 
 
 def relative_path(path: str, base: str) -> str:
