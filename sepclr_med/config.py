@@ -28,6 +28,22 @@ from sepclr_med.settings import (
 S = TypeVar("S", bound=Section)
 # PyYAML needs seconds for more; the largest recipe here has 6 KB.
 LARGEST_RECIPE, DEEPEST = 64 << 10, 50
+SETTINGS = "settings"
+TABLES = (".tsv", ".csv")
+# What pydantic finds wrong, in words for those who do not program.
+WORDS = {
+    "int_parsing": "not a whole number",
+    "int_type": "not a whole number",
+    "int_from_float": "not a whole number",
+    "float_parsing": "not a number",
+    "float_type": "not a number",
+    "bool_parsing": "neither true nor false",
+    "bool_type": "neither true nor false",
+    "string_type": "not a text",
+    "list_type": "not a list: write [a, b]",
+    "model_type": "not a section of keys with values",
+    "dict_type": "not a section of keys with values",
+}
 
 
 class Config(Section):
@@ -70,14 +86,14 @@ def load_config(recipe: str | Path | None = None, overrides: Iterable[str] = ())
     ConfigError
         With every unknown key (and the nearest known one) and every value out of range.
     """
-    source = str(recipe) if recipe is not None else "configuration"
+    source = str(recipe) if recipe is not None else SETTINGS
     values = read_yaml(recipe) if recipe is not None else {}
     for assignment in overrides:
         _assign(values, assignment)
     return parse_config(values, source)
 
 
-def parse_config(values: dict[str, Any], source: str = "configuration") -> Config:
+def parse_config(values: dict[str, Any], source: str = SETTINGS) -> Config:
     """Build a :class:`Config` from a plain dictionary, with all its problems at once.
 
     Raises
@@ -105,8 +121,9 @@ def parse_section(section: type[S], values: dict[str, Any], source: str = "confi
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(detail, source, section) for detail in error.errors()]
-    raise ConfigError(f"{source}: {len(problems)} problem(s) in the configuration", problems)
+        file = "" if source == SETTINGS else source
+        problems = [_problem(detail, file, section) for detail in error.errors()]
+    raise ConfigError(f"{source}: {len(problems)} problem(s) to mend", problems)
 
 
 def dump_config(config: Config) -> str:
@@ -114,20 +131,44 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def read_yaml(path: str | Path, fix: str = "see pipelines/ for recipes that work") -> dict[str, Any]:
+def read_yaml(path: str | Path, fix: str = "`sepclr-med init` writes a recipe that works") -> dict[str, Any]:
     """Read a YAML mapping; anything else is a :class:`ConfigError` with this remedy."""
     try:
         with open(path, "rb") as stream:
-            values = _load_plain(stream.read(LARGEST_RECIPE + 1))
-    except (OSError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{path}: cannot be read as YAML", [Problem(said, file=str(path), fix=fix)]) from None
+            content = stream.read(LARGEST_RECIPE + 1)
+    except OSError as error:
+        absent = Problem(error.strerror or str(error), file=str(path), fix=_suggest_recipe(Path(path)) or fix)
+        raise ConfigError(f"{path}: this recipe cannot be opened", [absent]) from None
+    if Path(path).suffix.lower() in TABLES:
+        fix = f"give the recipe first, and the table with --manifest {path}"
+        raise ConfigError(f"{path}: not a recipe", [Problem("this is a table, not a recipe", file=str(path), fix=fix)])
+    try:
+        values = _load_plain(content)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: cannot be read as YAML", [_describe_yaml_error(error, str(path), fix)]) from None
     if not isinstance(values, dict | None):
         raise ConfigError(
             f"{path}: not a recipe",
             [Problem("expected sections with keys", got=type(values).__name__, fix=fix)],
         )
     return values or {}
+
+
+def _suggest_recipe(path: Path) -> str:
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return did_you_mean(path.name, beside)
+
+
+def _describe_yaml_error(error: yaml.YAMLError, file: str, fix: str) -> Problem:
+    said = " ".join(str(error).split())
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return Problem(said, file=file, fix=fix)
+    if "'\\t'" in said:
+        wrong, fix = "a tab, where YAML wants spaces", "write two spaces in its place"
+    else:
+        wrong = " ".join(part for part in (error.context, error.problem) if part)
+    return Problem(f"{wrong} (column {mark.column + 1} of the line)", file=file, row=mark.line + 1, fix=fix)
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:
@@ -218,13 +259,23 @@ def _problem(detail: Any, source: str, section: type[Section]) -> Problem:
     name = ".".join(path) or "configuration"
     if detail["type"] == "extra_forbidden":
         known = list(_fields_at(path[:-1], section))
-        hint = did_you_mean(path[-1], known)
+        hint = _find_elsewhere(path[-1], section) or did_you_mean(path[-1], known)
         return Problem(f"unknown key {name}", file=source, allowed=", ".join(known), fix=hint or "remove it")
-    hint = ""
     if detail["type"] == "literal_error":
-        hint = did_you_mean(str(detail["input"]), re.findall(r"'([^']*)'", detail["ctx"]["expected"]))
-    said = detail["msg"].removeprefix("Value error, ")
-    return Problem(f"{name}: {said}", file=source, got=str(detail["input"])[:80], fix=hint)
+        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        hint = did_you_mean(str(detail["input"]).lower(), choices)
+        allowed = ", ".join(choices) or detail["ctx"]["expected"]
+        return Problem(f"{name}: no such choice", file=source, got=str(detail["input"])[:80], allowed=allowed, fix=hint)
+    said = WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    # What a whole section holds is said by the message itself.
+    got = "" if isinstance(detail["input"], dict | BaseModel) else str(detail["input"])[:80]
+    return Problem(f"{name}: {said}", file=source, got=got)
+
+
+def _find_elsewhere(key: str, section: type[Section]) -> str:
+    """Return a hint for a key that stands in another section than its own."""
+    homes = [f"{name}.{key}" for name in section.model_fields if key in _fields_at([name], section)]
+    return f"did you mean {' or '.join(homes)}?" if homes else ""
 
 
 def _fields_at(path: list[str], section: type[Section]) -> Iterable[str]:

@@ -74,9 +74,11 @@ def start_processes(training: TrainingConfig) -> Fabric:
             _keep_freed_memory()
         fabric.launch()
     except (RuntimeError, ValueError) as error:
+        absent = training.accelerator == "cuda" and not torch.cuda.is_available()
+        why = "this machine has no GPU that PyTorch can use" if absent else " ".join(str(error).split())
         raise UserError(
-            f"training.accelerator: {training.accelerator} with {devices} device(s) is not available here ({error}); "
-            "see `sepclr-med doctor`, or use --set training.accelerator=auto"
+            f"training.accelerator: {training.accelerator} with {devices} device(s) is not available here: {why}; "
+            "`sepclr-med doctor` says why, and --set training.accelerator=auto takes what there is"
         ) from None
     if not fabric.is_global_zero:
         logging.getLogger("sepclr_med").setLevel(logging.ERROR)

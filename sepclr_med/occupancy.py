@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import read_json, write_json
+from sepclr_med.rundir import describe_refusal, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def working_in(folder: str | Path) -> Iterator[None]:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file, not a folder; choose another run folder")
-    made = not folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def working_in(folder: str | Path) -> Iterator[None]:
     except Timeout:
         raise RunError(f"{folder}: {_describe_worker(folder)} is working there; wait for it, or stop it") from None
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from error
+        raise RunError(f"{folder}: cannot be written: {describe_refusal(folder, error)}") from error
     if (folder / WHO).is_file():
         logger.warning(
             "%s: %s ended without a word: killed from outside, the machine stopped, or memory ran out (for less: --set "
@@ -71,7 +71,8 @@ def working_in(folder: str | Path) -> Iterator[None]:
         if made and [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink(missing_ok=True)
             with suppress(OSError):
-                folder.rmdir()
+                for place in made:
+                    place.rmdir()
         lock.release()
 
 

@@ -18,7 +18,7 @@ from sepclr_med.analysis.linking import link_run, strongest_factors
 from sepclr_med.anatomy.explanation import SENSITIVITIES, explain
 from sepclr_med.cohort.bids import find_images
 from sepclr_med.cohort.embeddings import SPACES, embedding_path
-from sepclr_med.cohort.manifest import read_manifest, write_manifest
+from sepclr_med.cohort.manifest import forward, read_manifest, write_manifest
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
 from sepclr_med.cohort.simulate import simulate_with
 from sepclr_med.cohort.splits import assign_splits
@@ -213,13 +213,13 @@ def find_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame
         return simulate_with(run.path / "cohort", options)
     if cohort.bids is not None:
         options = cohort.bids.model_dump(exclude={"root"})
-        manifest, problems = find_images(folder / cohort.bids.root, **options)
+        manifest, problems = find_images(folder / forward(cohort.bids.root), **options)
         write_json(run.check / "manifest_problems.json", [str(problem) for problem in problems])
         return manifest
     if cohort.manifest is not None:
-        root = folder / cohort.bids_root if cohort.bids_root else None
-        return read_manifest(folder / cohort.manifest, bids_root=root)
-    fix = "--set cohort.manifest=FILE, or cohort.bids.root=FOLDER, or a cohort.simulate section"
+        root = folder / forward(cohort.bids_root) if cohort.bids_root else None
+        return read_manifest(folder / forward(cohort.manifest), bids_root=root)
+    fix = "--manifest FILE; or write a recipe that names one with `sepclr-med init`"
     raise ConfigError(
         "recipe: no cohort", [Problem("cohort.manifest, cohort.bids and cohort.simulate are empty", fix=fix)]
     )

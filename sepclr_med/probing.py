@@ -6,7 +6,6 @@ The trial may run out of memory; then only that process dies, and what was measu
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -15,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -171,8 +171,16 @@ def peak_resident_bytes(pid: int | str = "self") -> int:
     True
     """
     status = Path(f"/proc/{pid}/status")
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
     if status.is_file():
         # The figure of getrusage begins with what the parent held when it started this process.
-        return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
+        return next(
+            1024 * int(line.split()[1])
+            for line in status.read_text(encoding="utf-8").splitlines()
+            if line[:6] == "VmHWM:"
+        )
+    import resource  # which Windows does not have
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -54,10 +54,7 @@ def atomic_path(path: str | Path, mode: int | None = None) -> Iterator[Path]:
         _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise RunError(
-            f"{path}: cannot be written: {error.strerror or error}; free space or choose another folder, then run "
-            "the same command again"
-        ) from error
+        raise RunError(f"{path}: cannot be written: {describe_refusal(path, error)}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -93,12 +90,27 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(temporary, path)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}; choose another folder") from error
+        raise RunError(f"{path}: cannot be written: {describe_refusal(path, error)}") from error
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def describe_refusal(path: str | Path, error: OSError) -> str:
+    """Say why nothing can be written at a path, and what to do about it.
+
+    Examples
+    --------
+    >>> describe_refusal("absent/a.tsv", OSError(28, "No space left on device"))
+    'No space left on device; free space or choose another folder, then run the same command again'
+    """
+    in_the_way = next((parent for parent in Path(path).parents if parent.is_file()), None)
+    if in_the_way is not None:
+        return f"{in_the_way} is a file, not a folder; choose another folder"
+    why = f"{error.strerror or error}"
+    return f"{why}; free space or choose another folder, then run the same command again"
 
 
 def write_text(path: str | Path, text: str, mode: int | None = None) -> Path:
@@ -309,7 +321,8 @@ def _machine() -> str:
 
 
 def _flush(path: Path) -> None:
-    with open(path, "rb") as stream:
+    # For reading and writing, which Windows wants of a file it is to flush.
+    with open(path, "r+b") as stream:
         os.fsync(stream.fileno())
 
 

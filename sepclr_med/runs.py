@@ -14,7 +14,7 @@ from sepclr_med.cohort.columns import describe_columns
 from sepclr_med.cohort.ledger import require_sealed_rows
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
 from sepclr_med.config import Config, dump_config, parse_config, read_yaml
-from sepclr_med.errors import RunError
+from sepclr_med.errors import RunError, did_you_mean
 from sepclr_med.rundir import RunDir, read_json, write_json, write_text
 
 # They change where and how fast the work is done, or steps after training, never the weights.
@@ -111,6 +111,10 @@ def read_config(run: RunDir) -> Config:
     RunError
         When the folder is not a run folder.
     """
+    if not run.path.exists():
+        beside = [entry.name for entry in run.path.parent.iterdir()] if run.path.parent.is_dir() else []
+        hint = did_you_mean(run.path.name, beside) or "train first with `sepclr-med fit`"
+        raise RunError(f"{run.path}: no such folder; {hint}")
     if not run.config.is_file():
         raise RunError(f"{run.path}: not a run folder (no config.yaml); train first with `sepclr-med fit`")
     return parse_config(read_yaml(run.config), str(run.config))

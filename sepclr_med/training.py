@@ -39,7 +39,7 @@ from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rendering import fit_reference, load_rendering
 from sepclr_med.rundir import RunDir, require_keys, write_table
-from sepclr_med.runs import cache_folder, open_run
+from sepclr_med.runs import cache_folder, open_run, refuse_strangers
 from sepclr_med.settings import CLOSED_FORM, TrainingConfig
 from sepclr_med.training_state import TrainingState, history_table, restore_state, save_state
 from sepclr_med.volumes.batches import draw_batches
@@ -94,6 +94,7 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
     run = RunDir(run_dir)
     fabric = start_processes(config.training)
     with listening(fabric) as stop, ExitStack() as held:
+        on_first_process(fabric, lambda: refuse_strangers(run))
         on_first_process(fabric, lambda: held.enter_context(working_in(run.path)))
         cohort = on_first_process(fabric, lambda: _prepare(run, manifest, config, overwrite, fabric.world_size))
         if cohort is None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.manifest import KEY
+from sepclr_med.cohort.rows import fold_ids
 from sepclr_med.cohort.splits import check_overlap
 from sepclr_med.errors import ManifestError, Problem
 
@@ -82,7 +83,9 @@ def join_spaces(embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame) 
 
     known = image_keys(manifest)
     places = {name: known.get_indexer(image_keys(table)) for name, table in embeddings.items()}
-    _refuse([problem for name, table in embeddings.items() for problem in _unmatched(table, name, places[name])])
+    _refuse(
+        [problem for name, table in embeddings.items() for problem in _unmatched(table, name, places[name], manifest)]
+    )
 
     spaces = [_space(name, table, manifest, places[name]) for name, table in embeddings.items()]
     columns = [column for column in (*KEY, "family_id", "split") if column in manifest or column == "split"]
@@ -208,9 +211,14 @@ def _share_a_name(columns: list[str]) -> set[str]:
     return {column for column, match in found.items() if match and match[1] == most}
 
 
-def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray) -> list[Problem]:
+def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray, manifest: pd.DataFrame) -> list[Problem]:
     keys = image_keys(table)
     fix = "give the manifest these embeddings were made from"
+    if alike := _differ_in_spelling(table["participant_id"][places < 0], manifest["participant_id"]):
+        fix = "write the ids alike in both tables, as text: spreadsheets drop leading zeros"
+        got, file = f"{alike[0]} here, {alike[1]} in the manifest", f"{name} embedding"
+        message = f"{(places < 0).sum():,} embedding(s) without a row in the manifest, whose ids are spelt otherwise"
+        return [Problem(message, file=file, column="participant_id", got=got, fix=fix)]
     return [
         Problem(
             "embedding without a row in the manifest",
@@ -222,6 +230,15 @@ def _unmatched(table: pd.DataFrame, name: str, places: np.ndarray) -> list[Probl
         )
         for place in np.flatnonzero(places < 0)
     ]
+
+
+def _differ_in_spelling(absent: pd.Series, known: pd.Series) -> tuple[str, str] | None:
+    """Return one id and what the manifest calls it, where every id that is absent is there in another spelling."""
+    named = dict(zip(fold_ids(known), known, strict=True))
+    folded = fold_ids(absent)
+    if absent.empty or not folded.isin(named).all():
+        return None
+    return str(absent.iloc[0]), str(named[folded.iloc[0]])
 
 
 def _refuse(problems: list[Problem]) -> None:

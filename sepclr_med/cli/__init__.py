@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 a problem in the user's data or configuration, 2 wrong usa
 commands, so that ``--help`` stays instant.
 """
 
-from sepclr_med.cli import bids_app, cohort, model, results, whole
+from sepclr_med.cli import beginning, bids_app, cohort, model, results, whole
 from sepclr_med.cli.application import app, main
 
-__all__ = ["app", "bids_app", "cohort", "main", "model", "results", "whole"]
+__all__ = ["app", "beginning", "bids_app", "cohort", "main", "model", "results", "whole"]

@@ -11,8 +11,9 @@ import typer
 from sepclr_med.cli.options import Verbose, traceback_wanted
 from sepclr_med.errors import UserError, describe_lost_resource
 
+NAME = "sepclr-med"
 app = typer.Typer(
-    name="sepclr-med",
+    name=NAME,
     help="What varies among patients that does not vary among controls? From MRI and a table to salient embeddings.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -24,7 +25,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the program; user errors become a message and exit code 1."""
     try:
-        app()
+        app(prog_name=NAME)
     except (UserError, OSError) as error:
         if traceback_wanted["yes"]:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -118,7 +119,9 @@ def make_manifest(
     from sepclr_med import find_images, write_manifest
     from sepclr_med.cohort.columns import describe_columns
     from sepclr_med.cohort.merging import append_rows, label_dataset
+    from sepclr_med.recipes import list_derivatives
     from sepclr_med.rundir import read_json, write_json
+    from sepclr_med.standing import find_standing
 
     named = {"desc": desc, "label": label, "space": space, "ses": session, **pairs(entity or [], "--entity")}
     table, problems = find_images(
@@ -144,8 +147,9 @@ def make_manifest(
     write_json(sidecar, dictionary)
     diagnoses = ", ".join(f"{n} {name}" for name, n in table["diagnosis"].value_counts(dropna=False).items())
     print(f"{len(table)} images of {table['participant_id'].nunique()} participants ({diagnoses}) -> {output}")
-    if cohort is not None:
-        _say_next(cohort, output)
+    if derivative is None and cohort is None and (there := list_derivatives(bids_dir)):
+        print(f"these are raw images; derivatives/ holds more: {', '.join(there)} (--derivative NAME)", file=sys.stderr)
+    print(f"next: {_next_command(cohort, output) or find_standing(output).follows}", file=sys.stderr)
 
 
 @app.command(rich_help_panel="Cohort")
@@ -165,7 +169,7 @@ def check(
     Example: sepclr-med check manifest.tsv --background control --target depr -o problems.tsv
     """
     from sepclr_med import check_cohort, read_manifest
-    from sepclr_med.cohort.preflight import format_check, problems_table
+    from sepclr_med.cohort.preflight import format_check, problems_table, summarise_check
     from sepclr_med.rundir import write_table
 
     table = read_manifest(manifest, bids_root, listed(missing_codes))
@@ -174,6 +178,11 @@ def check(
     if output is not None:
         write_table(output, problems_table(result))
     print(json.dumps(result.to_dict(), indent=2)) if as_json else print_rich(format_check(result))
+    # Last, because the terminal stands there: what is above may have scrolled away.
+    follows = ["fit", str(manifest), "RUN_DIR", "--background", background, "--target", target]
+    follows = follows if "split" in table else ["split", str(manifest)]
+    for line in summarise_check(result, str(manifest), shlex.join(["sepclr-med", *follows])):
+        print(line, file=sys.stderr)
     raise typer.Exit(0 if result.ok else 1)
 
 
@@ -229,6 +238,7 @@ def split(
         print(f"test part sealed -> {ledger}", file=sys.stderr)
     print_problems(table.attrs.get("problems", []))
     print_table(split_balance(table, columns), as_json, "balance of the splits")
+    print("next: sepclr-med fit " + shlex.join([str(written), "RUN_DIR", "-c", "RECIPE"]), file=sys.stderr)
 
 
 @app.command(rich_help_panel="Cohort")
@@ -247,15 +257,20 @@ def seal(
     print(f"test part sealed -> {seal_rows(read_manifest(manifest, bids_root), manifest, hypotheses)}")
 
 
-def _say_next(cohort: str, output: Path) -> None:
+def _next_command(cohort: str | None, output: Path) -> str:
+    """Return the check of a known cohort, whose groups its importer names; "" where nobody names them."""
+    if cohort is None:
+        return ""
     from sepclr_med.cohort.importers import read_importer
 
     importer = read_importer(cohort)
     if importer.notes:
         print(f"note: {importer.notes}")
-    if importer.background and importer.target:
-        roles = f"--background {','.join(importer.background)} --target {','.join(importer.target)}"
-        print(f"next: sepclr-med check {output} {roles}")
+    if not (importer.background and importer.target):
+        return ""
+    return (
+        f"sepclr-med check {output} --background {','.join(importer.background)} --target {','.join(importer.target)}"
+    )
 
 
 def _groups(manifest: pd.DataFrame) -> str:

@@ -23,6 +23,7 @@ from sepclr_med.cli.options import (
     Target,
     Verbose,
     group_settings,
+    refuse_exchanged,
 )
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.printing import print_table
@@ -82,11 +83,16 @@ def fit(
     bids_root: BidsRoot = None,
     assign: Assignments = None,
     folds: Annotated[int | None, typer.Option(min=3, help="Cross-fit: a model for each fold of participants.")] = None,
-    leave_site_out: Annotated[bool, typer.Option(help="Cross-fit: a model for each site, never shown it.")] = False,
+    leave_site_out: Annotated[
+        bool, typer.Option("--leave-site-out", help="Cross-fit: a model for each site, never shown it.")
+    ] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Cross-fit: trainings of each fold; 3 without.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Cross-fit: models trained at a time; 1 without.")] = None,
     plan_only: Annotated[
-        bool, typer.Option(help="Cross-fit: preprocess the images and write the jobs, for a cluster; train none.")
+        bool,
+        typer.Option(
+            "--plan-only", help="Cross-fit: preprocess the images and write the jobs, for a cluster; train none."
+        ),
     ] = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -100,7 +106,9 @@ def fit(
     from sepclr_med import fit as train
     from sepclr_med import load_config, read_manifest
     from sepclr_med.engine import is_first_process
+    from sepclr_med.settings import CLOSED_FORM
 
+    refuse_exchanged(manifest, run_dir)
     settings = load_config(config, [*(assign or []), *group_settings(background, target)])
     if bool(folds) + leave_site_out != 1 and (folds or seeds or jobs or plan_only):
         said = Problem(
@@ -124,7 +132,9 @@ def fit(
         return
     folder = train(read_manifest(manifest, bids_root), settings, run_dir, overwrite)
     if is_first_process():
-        print(f"trained for {settings.training.epochs} epochs -> {folder}; next: sepclr-med embed {folder}")
+        closed = settings.method.name in CLOSED_FORM
+        done = "fitted" if closed else f"trained for {settings.training.epochs} epochs"
+        print(f"{done} -> {folder}; next: sepclr-med embed {folder}")
 
 
 @app.command(rich_help_panel="Model")

@@ -8,15 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
+from sepclr_med.cli.completion import complete_diagnoses, complete_settings
 from sepclr_med.errors import ConfigError, Problem
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest, CSV or TSV: one row per image.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of the run.", show_default=False)]
 Recipe = Annotated[Path | None, typer.Option("-c", "--config", help="Recipe, such as pipelines/vbm/recipe.yaml.")]
-Background = Annotated[str | None, typer.Option(help="Diagnoses that are controls, comma-separated.")]
-Target = Annotated[str | None, typer.Option(help="Diagnoses that are patients, comma-separated.")]
+Background = Annotated[
+    str | None, typer.Option(help="Diagnoses that are controls, comma-separated.", autocompletion=complete_diagnoses)
+]
+Target = Annotated[
+    str | None, typer.Option(help="Diagnoses that are patients, comma-separated.", autocompletion=complete_diagnoses)
+]
 BidsRoot = Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="May be repeated.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Such as training.epochs=5; may be repeated.",
+        autocompletion=complete_settings,
+    ),
+]
 MissingCodes = Annotated[str | None, typer.Option(help="Numbers that mean missing, as in --missing-codes=-9,999.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where something is already there.")]
 OpenTest = Annotated[
@@ -65,6 +78,14 @@ def group_settings(background: str | None, target: str | None) -> list[str]:
     """Return the settings that name the diagnoses of each role."""
     given = {"background": background, "target": target}
     return [f"cohort.{role}={json.dumps(listed(names))}" for role, names in given.items() if names is not None]
+
+
+def refuse_exchanged(manifest: Path, run_dir: Path) -> None:
+    """Refuse a table in the place of the run folder, before anything is read."""
+    if run_dir.suffix in (".tsv", ".csv"):
+        fix = f"first the manifest, then the folder: {run_dir} {manifest}"
+        problem = Problem("the second word is the folder of the run, not a table", got=str(run_dir), fix=fix)
+        raise ConfigError("the manifest and the run folder are exchanged", [problem])
 
 
 def cohort_settings(manifest: Path | None, bids_root: Path | None) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sepclr_med.cli.application import app
+from sepclr_med.cli.completion import complete_columns
 from sepclr_med.cli.options import AsJson, OpenTest, RunFolder, Target, Verbose, grouped, listed, pairs
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.printing import print_json, print_rich, print_table
@@ -17,12 +18,20 @@ Embeddings = Annotated[
     str | None, typer.Option(help="Instead of a run: FILE or SPACE=FILE, comma-separated, of any origin.")
 ]
 Table = Annotated[Path | None, typer.Option("--manifest", help="With --embeddings: participants and variables.")]
-Variables = Annotated[str | None, typer.Option(help="Columns, comma-separated; none means all that vary.")]
+Variables = Annotated[
+    str | None,
+    typer.Option(help="Columns, comma-separated; none means all that vary.", autocompletion=complete_columns),
+]
 Covariates = Annotated[
-    str | None, typer.Option(help="Columns to adjust for, comma-separated, or none; default age,sex,site,tiv.")
+    str | None,
+    typer.Option(
+        help="Columns to adjust for, comma-separated, or none; default age,sex,site,tiv.",
+        autocompletion=complete_columns,
+    ),
 ]
 Measures = Annotated[
-    str | None, typer.Option("--measure", help="NAME=continuous|ordinal|binary|categorical, comma-separated.")
+    str | None,
+    typer.Option("--measure", help="NAME=KIND, comma-separated: continuous, ordinal, binary or categorical."),
 ]
 SeedOrNone = Annotated[int | None, typer.Option(min=0, help="Seed of every random draw.")]
 
@@ -91,7 +100,7 @@ def link(
     ] = None,
     permutations: Annotated[int | None, typer.Option(min=99, help="Permutations behind each p-value.")] = None,
     parts: Annotated[
-        str | None, typer.Option(help="What to add to the factors: prediction,similarity,subtypes, or none.")
+        str | None, typer.Option(help="What to add: prediction, similarity, subtypes (comma-separated), or none.")
     ] = None,
     smallest_icc: Annotated[
         float | None, typer.Option(min=0, max=1, help="Of a cross-fit: least agreement on a factor; 0 tests all.")
@@ -136,7 +145,7 @@ def link(
 @app.command(rich_help_panel="Results")
 def explain(
     run_dir: RunFolder,
-    factors: Annotated[str | None, typer.Option(help="Such as canonical_000,salient_003; comma-separated.")] = None,
+    factors: Annotated[str | None, typer.Option(help="Such as salient_003; comma-separated.")] = None,
     variables: Annotated[str | None, typer.Option(help="Columns of the manifest to map as well.")] = None,
     covariates: Covariates = None,
     split: Annotated[str | None, typer.Option(help="test, val, train or all; default held-out.")] = None,

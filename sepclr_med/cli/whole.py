@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sepclr_med.cli.application import app
+from sepclr_med.cli.completion import complete_methods
 from sepclr_med.cli.options import (
     AsJson,
     Assignments,
@@ -71,7 +72,10 @@ def run(
 def compare(
     recipes: Annotated[list[Path], typer.Argument(help="Recipes, of one cohort.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for runs, table and figure.")],
-    methods: Annotated[str | None, typer.Option(help="Methods to try each recipe with, comma-separated.")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Methods to try each recipe with, comma-separated.", autocompletion=complete_methods),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Training seeds, comma-separated.")] = "0,1,2",
     manifest: Annotated[Path | None, typer.Option(help="Manifest to use instead of the recipes' cohort.")] = None,
     variables: Annotated[str | None, typer.Option(help="Columns to probe, comma-separated; none means all.")] = None,
@@ -184,11 +188,24 @@ def export(
 
 
 @app.command(rich_help_panel="Results")
-def doctor(as_json: AsJson = False, verbose: Verbose = False) -> None:
-    """Print versions, devices, precisions and what is missing.
+def doctor(
+    path: Annotated[
+        Path | None, typer.Argument(help="Manifest, run folder or BIDS folder: where does it stand?")
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Print what this machine has and lacks; of a study, where it stands and which command comes next.
 
-    Example: sepclr-med doctor
+    Example: sepclr-med doctor runs/vbm
     """
+    if path is not None:
+        from sepclr_med.standing import find_standing
+
+        standing = find_standing(path)
+        print_table(standing.table(), as_json, str(path))
+        print(f"next: {standing.follows}" if standing.follows else "nothing is left to do", file=sys.stderr)
+        return
     from sepclr_med.doctor import examine
 
     found = examine()

@@ -169,7 +169,7 @@ def read_embeddings(folder: str | Path, spaces: Sequence[str] = tuple(SPACES)) -
         if path.is_file():
             tables[space] = _read_factors(path)
     if not tables:
-        raise RunError(f"{folder}: no embeddings there; run `sepclr-med embed RUN_DIR` first")
+        raise RunError(f"{folder}: no embeddings there; run `sepclr-med embed {Path(folder).parent}` first")
     return tables
 
 

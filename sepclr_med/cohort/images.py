@@ -163,7 +163,7 @@ def _explain_absence(path: str, error: OSError) -> ImageFacts:
         return ImageFacts(path, failure="missing_file", detail=f"a link to {os.readlink(path)}, which is not there")
     absent = isinstance(error, FileNotFoundError | NotADirectoryError)
     failure = "missing_file" if absent else "unreadable_file"
-    return ImageFacts(path, failure=failure, detail=error.strerror or str(error))
+    return ImageFacts(path, failure=failure, detail="" if absent else error.strerror or str(error))
 
 
 def _name_failure(path: str, error: Exception) -> str:

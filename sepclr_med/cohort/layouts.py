@@ -12,6 +12,7 @@ from sepclr_med.cohort.bids_files import EXTENSIONS, Scan, add_images, is_folder
 from sepclr_med.cohort.caps_files import find_caps, scan_caps
 from sepclr_med.cohort.cat12_files import is_prefix, scan_cat12
 from sepclr_med.cohort.importers import ImageRules
+from sepclr_med.cohort.misplaced import holds_dicom
 from sepclr_med.cohort.name_patterns import compile_pattern, fill_pattern
 from sepclr_med.errors import Problem
 
@@ -94,6 +95,9 @@ def say_empty(root: Path, scan: Scan, suffix: str, patterns: Sequence[str]) -> P
         fix = f"run the command on each, such as {root / inner[0]}"
     elif inner:
         message, fix = "the participants are one folder further down", f"give {root / inner[0]}"
+    elif holds_dicom(root):
+        message = "this folder holds DICOM files, as scanners write them, not NIfTI images in BIDS"
+        fix = "convert them first, for example with dcm2bids or HeuDiConv; then give the BIDS folder they make"
     else:
         message = "no folder is named sub-LABEL, so there are no images to list"
         fix = (

@@ -135,7 +135,7 @@ def write_manifest(manifest: pd.DataFrame, path: str | Path, bids_root: str | Pa
         raise ManifestError(f"{path}: nothing was written", [wrong])
     base = os.path.realpath(bids_root if bids_root is not None else path.parent)
     relative = {
-        column: [_relative(name, base) if isinstance(name, str) else name for name in manifest[column].tolist()]
+        column: [relative_path(name, base) if isinstance(name, str) else name for name in manifest[column].tolist()]
         for column in manifest.columns.intersection(PATHS)
     }
     text = _format(manifest.assign(**relative), separator)
@@ -242,15 +242,33 @@ def _find_base(path: Path, bids_root: str | Path | None) -> tuple[str, list[Prob
 
 
 def _absolute(image: str, base: str) -> str:
-    image = image.replace("\\", "/")
+    image = forward(image)
     return os.path.normpath(os.path.join(base, os.path.expanduser(image) if image.startswith("~") else image))
 
 
-def _relative(image: str, base: str) -> str:
+def forward(path: str) -> str:
+    r"""Return a path with forward slashes, which every system reads.
+
+    Examples
+    --------
+    >>> forward(r"..\images\01.nii.gz")
+    '../images/01.nii.gz'
+    """
+    return path.replace("\\", "/")
+
+
+def relative_path(path: str, base: str) -> str:
+    """Return a path relative to a folder, with forward slashes.
+
+    Examples
+    --------
+    >>> relative_path("/data/study/a/01.nii", "/data/study/tables")
+    '../a/01.nii'
+    """
     try:
-        return Path(os.path.relpath(image, base)).as_posix()
+        return Path(os.path.relpath(path, base)).as_posix()
     except ValueError:  # another drive on Windows: there is no relative path
-        return Path(image).as_posix()
+        return Path(path).as_posix()
 
 
 def _format(manifest: pd.DataFrame, separator: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from sepclr_med.cohort.consistency import check_overlap, check_participants
 from sepclr_med.cohort.design import judge_acquisition, judge_design
 from sepclr_med.cohort.facts_file import read_images
 from sepclr_med.cohort.faults import FAULTS, find_faults
+from sepclr_med.cohort.groups import find_swapped_groups
 from sepclr_med.cohort.images import ImageFacts
 from sepclr_med.cohort.manifest import assign_roles
+from sepclr_med.cohort.misplaced import suggest_path
 from sepclr_med.cohort.outliers import find_outliers
 from sepclr_med.errors import ManifestError, Problem
 
 SEVERITIES = ("error", "warning", "info")
 PROBLEM_COLUMNS = ("severity", "code", "file", "row", "column", "participant_id", "message", "got", "allowed", "fix")
 OBLIQUE_DEGREES = 0.5
-SHOWN_ROWS = 30
+SHOWN_ROWS, LAST_WORDS = 30, 3
 NOTHING_FOUND = "Nothing in the design stands out: groups, sites, age, sex and head size are balanced as far as known."
 
 
@@ -118,6 +120,7 @@ def check_cohort(
     problems = [
         *manifest.attrs.get("problems", []),
         *unknown,
+        *find_swapped_groups(manifest, background, target),
         *check_participants(manifest, role),
         *check_overlap(manifest),
         *_image_problems(manifest, facts),
@@ -176,10 +179,13 @@ def _image_problems(manifest: pd.DataFrame, facts: pd.Series) -> list[Problem]:
     for label, found in zip(facts.index, facts, strict=True):
         for code, got in find_faults(found).items():
             fault = FAULTS[code]
-            words = {"message": fault.message, "allowed": fault.allowed, "fix": fault.fix, "severity": fault.severity}
+            near = suggest_path(found.path) if code == "missing_file" else ""
+            words = {"message": fault.message, "allowed": fault.allowed, "severity": fault.severity}
+            words["fix"] = near or fault.fix
             problems.append(_place(manifest, label, got=got, code=code, **words))
     if len(facts) > 1 and all(found.failure == "missing_file" for found in facts):
-        fix = "paths are relative to the manifest's folder, or to --bids-root when given"
+        usual = "paths are relative to the manifest's folder, or to --bids-root when given"
+        fix = suggest_path(str(manifest["image_path"].loc[facts.index[0]])) or usual
         problems.append(Problem("none of the images is where the manifest says", column="image_path", fix=fix))
     oblique = [found.obliquity for found in facts if found.obliquity >= OBLIQUE_DEGREES]
     if oblique:
@@ -245,6 +251,30 @@ def format_check(result: CheckResult) -> Any:
         "What the design lets the method learn:",
         *(Text(f"- {verdict}") for verdict in result.verdicts),
     )
+
+
+def summarise_check(result: CheckResult, manifest: str, follows: str) -> list[str]:
+    """Return the last words of a check: the first errors again, or the command that comes next.
+
+    Examples
+    --------
+    >>> found = CheckResult([], pd.DataFrame(), pd.DataFrame(), [], 1, 1)
+    >>> summarise_check(found, "manifest.tsv", "sepclr-med split manifest.tsv")
+    ['no errors; next: sepclr-med split manifest.tsv']
+    """
+    errors = [problem for problem in result.problems if problem.severity == "error"]
+    warned = [problem for problem in result.problems if problem.code == "swapped_groups"]
+    if not errors:
+        return [*(f"warning: {problem}" for problem in warned), f"no errors; next: {follows}"]
+    more = [f"  ... and {len(errors) - LAST_WORDS} more above"] if len(errors) > LAST_WORDS else []
+    head = f"error: {manifest}: {len(errors)} problem(s) must be mended before training"
+    # Verdicts on the design are paragraphs, and stand right above.
+    return [head, *(f"  {_first_sentence(problem)}" for problem in errors[:LAST_WORDS]), *more]
+
+
+def _first_sentence(problem: Problem) -> Problem:
+    first, _, rest = problem.message.partition(". ")
+    return replace(problem, message=first, got="", allowed="") if rest else problem
 
 
 def _grid(title: str, table: pd.DataFrame) -> Any:

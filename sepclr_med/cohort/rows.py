@@ -73,6 +73,18 @@ def _say_repeats(
     return [replace(each, got="", message=f"{each.message}; the first is row {first[each.row]}") for each in said]
 
 
+def fold_ids(ids: pd.Series) -> pd.Series:
+    """Return ids without case, ``sub-`` and leading zeros, in which two spellings of one participant agree.
+
+    Examples
+    --------
+    >>> fold_ids(pd.Series(["sub-001", "1", "Sub-A"])).tolist()
+    ['1', '1', 'a']
+    """
+    bare = ids.astype(str).str.casefold().str.replace(r"^sub-", "", regex=True)
+    return bare.str.replace(r"^0+(?=.)", "", regex=True)
+
+
 def find_near_ids(ids: pd.Series, file: str) -> list[Problem]:
     """Warn of 01 beside sub-01 or 1: one participant under two names would be in training and test at once.
 
@@ -82,7 +94,7 @@ def find_near_ids(ids: pd.Series, file: str) -> list[Problem]:
     'sub-01 and 1'
     """
     names = pd.Series(ids.unique())
-    bare = names.str.casefold().str.replace(r"^sub-", "", regex=True).str.replace(r"^0+(?=.)", "", regex=True)
+    bare = fold_ids(names)
     near = bare.duplicated(keep=False)
     if not near.any():
         return []

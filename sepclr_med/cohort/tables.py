@@ -22,6 +22,7 @@ MISSING = ("", "n/a", "N/A", "NA", "NaN", "nan", ".", "-", "null", "NULL", "None
 SEPARATORS = {".tsv": "\t", ".csv": ","}
 SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 ID_COLUMN = "participant_id"
+IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MOST_COLUMNS = 5_000
 EMPTY = ("is empty", "write a header line and one line per row")
 EXCEL_FIX = 'in Excel: File > Save As > "CSV UTF-8 (Comma delimited)"'
@@ -122,6 +123,7 @@ def _read_bytes(path: Path) -> bytes:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise _refuse(path, "is no ordinary file", "write the table to a file")
         with open(path, "rb") as stream:
+            _refuse_images(path)
             head = stream.read(4096)
             _require_text(path, head)
             return head + stream.read()
@@ -133,6 +135,12 @@ def _read_bytes(path: Path) -> bytes:
         raise _refuse(path, "is a folder", fix) from None
     except OSError as error:
         raise _refuse(path, f"cannot be opened: {error.strerror}", "check permissions and the disk") from None
+
+
+def _refuse_images(path: Path) -> None:
+    if path.name.lower().endswith(IMAGE_ENDINGS):
+        fix = "give the table that lists the images; `sepclr-med manifest BIDS_DIR -o FILE` writes one"
+        raise _refuse(path, "is an image, not a table", fix)
 
 
 def _require_text(path: Path, head: bytes) -> None:

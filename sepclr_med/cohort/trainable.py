@@ -6,6 +6,7 @@ import logging
 
 import pandas as pd
 
+from sepclr_med.cohort.groups import find_swapped_groups
 from sepclr_med.cohort.manifest import assign_roles
 from sepclr_med.cohort.splits import check_overlap
 from sepclr_med.config import Config
@@ -41,6 +42,8 @@ def require_trainable(manifest: pd.DataFrame, config: Config) -> pd.Series:
         raise ManifestError("manifest: the same participant or family is in several splits", overlap)
     roles = assign_roles(manifest, config.cohort.background, config.cohort.target)
     require_both_groups(roles[manifest["split"] == "train"])
+    for problem in find_swapped_groups(manifest, config.cohort.background, config.cohort.target):
+        logger.warning("%s", problem)
     idle = int((manifest["split"].isna() | roles.isna()).sum())
     if idle:
         logger.warning("%d of %d rows are not used: no split, or a diagnosis in neither group", idle, len(manifest))
@@ -52,8 +55,9 @@ def require_trainable(manifest: pd.DataFrame, config: Config) -> pd.Series:
 def require_both_groups(roles: pd.Series, split: str = "train", why: str = "") -> None:
     """Raise :class:`ManifestError` when a split has fewer than two rows of a group."""
     counts = roles.value_counts()
+    fix = why or "look at --background and --target, divide again with a smaller --test-size, or add participants"
     few = [
-        Problem(f"{counts.get(role, 0)} {role} rows in the {split} split", column="split", allowed="2 or more", fix=why)
+        Problem(f"{counts.get(role, 0)} {role} rows in the {split} split", column="split", allowed="2 or more", fix=fix)
         for role in ("background", "target")
         if counts.get(role, 0) < 2
     ]

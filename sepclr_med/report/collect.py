@@ -241,6 +241,9 @@ class _Reader:
         try:
             ids = dict.fromkeys((*IDS, *CLASSES), str)
             return pd.read_csv(path, sep="\t", dtype=ids, na_values=["n/a", ""], keep_default_na=False)
+        except pd.errors.EmptyDataError:
+            # The history of a method that is fitted in one step.
+            return None
         except (OSError, ValueError) as error:
             # pandas' parser errors are ValueErrors.
             self.faults.append(f"{name}: cannot be read as a table ({str(error).splitlines()[0]}).")

@@ -15,6 +15,7 @@ from monai.transforms import LoadImage, MapTransform
 
 from sepclr_med.cohort.image_files import DEFLATE_RATIO, MAX_VOXELS, DamagedImageError, open_image
 from sepclr_med.cohort.images import find_bad_affine
+from sepclr_med.cohort.misplaced import suggest_path
 from sepclr_med.errors import Problem
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -79,11 +80,17 @@ class CheckVolumed(MapTransform):
 def missing_file(path: str | Path) -> Problem:
     """Return the problem of a path that is no file."""
     return Problem(
-        "is a folder, not an image" if Path(path).is_dir() else "no such file, or a pipe or a device",
+        _name_absence(Path(path)),
         file=str(path),
-        fix="correct the path in the manifest, or give --bids-root",
+        fix=suggest_path(path) or "correct the path in the manifest, or give --bids-root",
         code="missing_file",
     )
+
+
+def _name_absence(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder, not an image"
+    return "is a pipe or a device, not a file" if path.exists() else "no such file"
 
 
 def unreadable_file(path: str | Path, error: BaseException) -> Problem:
