@@ -16,8 +16,8 @@ not trained on. Five calls, and about a minute on two processor cores.
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from small_study import FOLDER  # a temporary folder; take one of your own
 from sklearn.decomposition import PCA
+from small_study import FOLDER  # a temporary folder; take one of your own
 
 import sepclr_med as sm
 
@@ -86,8 +86,8 @@ shown = found[(found["scheme"] == "held-out") & found["metric"].isin(["r2", "bal
 shown[["variable", "metric", "space", "value", "ci_low", "ci_high", "chance", "n"]].round(2)
 
 # %%
-# Read it by variable. An R2 of 1 is perfect, at or below 0 nothing was read. Severity is read from the salient space and
-# not from the common one; head size the other way round. That is the separation the method is for:
+# Read it by variable. An R2 of 1 is perfect, at or below 0 nothing was read. Severity is read from the salient space
+# and not from the common one; head size the other way round. That is the separation the method is for:
 
 r2 = shown[shown["metric"] == "r2"].set_index(["variable", "space"])["value"]
 assert r2["severity", "salient"] > 0.4 > 0.2 > r2["severity", "common"]

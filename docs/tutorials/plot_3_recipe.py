@@ -160,8 +160,8 @@ for name in ("Lambdad", "RandFlipd"):
 # What will it take?
 # ------------------
 #
-# ``plan`` tries a few steps with the very network, views and size of volumes, on this machine, for about as many seconds
-# as it is given, and writes nothing to the run folder. For the shell, with a script for SLURM:
+# ``plan`` tries a few steps with the very network, views and size of volumes, on this machine, for about as many
+# seconds as it is given, and writes nothing to the run folder. For the shell, with a script for SLURM:
 #
 # .. code-block:: bash
 #

@@ -2,8 +2,9 @@
 The study that tutorials share
 ==============================
 
-Tutorials 1, 4 and 5 read the same run. Whichever comes first makes it, in a temporary folder that is deleted when Python
-ends; where it is there, the same calls return at once. The file has to lie beside the tutorials.
+Tutorials 1, 4, 5 and 6 read the same people, and 1, 4 and 5 the same run. Whichever comes first makes it, in a
+temporary folder that is deleted when Python ends; where it is there, the same calls return at once. The file has to
+lie beside the tutorials.
 """
 
 import atexit
