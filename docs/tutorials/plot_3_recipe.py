@@ -20,7 +20,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import sepclr_med as sm
-from sepclr_med.config import Config, dump_config
+from sepclr_med.config import dump_config
 from sepclr_med.errors import ConfigError
 from sepclr_med.volumes.cache import cache_volumes
 
@@ -30,7 +30,7 @@ folder = Path(temporary.name)
 recipe = folder / "recipe.yaml"
 recipe.write_text(
     """\
-# Grey-matter maps of our two scanners, controls and patients.
+# Grey-matter maps of our three scanners, controls and patients.
 cohort:
   manifest: cohort/manifest.tsv
 volumes:
@@ -53,7 +53,7 @@ print(config.training)
 resolved = dump_config(config)
 print(f"{len(resolved.splitlines())} lines, of them {len(recipe.read_text().splitlines())} from the recipe\n")
 print(resolved[resolved.index("method:") : resolved.index("network:")])
-assert config.method == Config().method
+assert config.method == sm.load_config().method
 
 # %%
 # A value for one run
@@ -95,8 +95,8 @@ assert len(refused) == 3
 # ----------------------
 #
 # The presets ``vbm`` and ``t1w`` cover grey-matter maps and T1-weighted images. Anything else is a list of MONAI's
-# dictionary transforms with their arguments. Here: maps that are smoothed by 6 mm (standard deviation; maps have voxels
-# of 6 mm, so that is one voxel), and cut to the box in which there is grey matter.
+# dictionary transforms with their arguments. Here: maps that are smoothed (Gaussian, standard deviation of a
+# voxel, which is 6 mm here), and cut to the box in which there is grey matter.
 
 cohort = sm.simulate(folder / "cohort", n_train=24, n_test=0, spacing=6, seed=3)
 
