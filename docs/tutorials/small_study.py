@@ -31,10 +31,10 @@ SETTINGS = [
 
 def first_run():
     """Return the run folder of tutorial 1: 120 people to train on, 80 held out, everyone embedded."""
-    cohort = sm.simulate(FOLDER / "cohort", n_train=120, n_test=80, spacing=12, seed=0)
-    run = sm.fit(cohort, sm.load_config(overrides=SETTINGS), FOLDER / "runs" / "first")
+    run = FOLDER / "runs" / "first"
     if not (run / "embeddings").exists():
-        sm.embed(run)
+        cohort = sm.simulate(FOLDER / "cohort", n_train=120, n_test=80, spacing=12, seed=0)
+        sm.embed(sm.fit(cohort, sm.load_config(overrides=SETTINGS), run))
     return run
 
 
