@@ -18,6 +18,7 @@ pipeline for voxel-based morphometry would leave them, in sessions, with three b
 
 import shutil
 import tempfile
+import textwrap
 from pathlib import Path
 
 import nibabel as nib
@@ -88,7 +89,8 @@ manifest.drop(columns="image_path").head(8)
 
 def say(problem):
     """Print a problem without the folder that it lies in."""
-    print(f"{problem.severity}: {str(problem).replace(str(study), 'study')}\n")
+    said = f"{problem.severity}: {problem}".replace(str(study), "study")
+    print(textwrap.fill(said, 95, subsequent_indent="    ", break_long_words=False), "\n")
 
 
 for problem in problems:
@@ -127,7 +129,6 @@ for problem in errors:
 # originals. Until that is known, neither may stay: keeping the wrong one would give a person somebody else's brain.
 
 twins = {problem.participant_id for problem in errors if problem.code == "duplicate_content"}
-print(sorted(twins))
 assert not result.ok
 assert twins <= {"sub-0003", "sub-0004"}
 
@@ -136,7 +137,7 @@ assert twins <= {"sub-0003", "sub-0004"}
 # with what can be done.
 
 for verdict in result.verdicts:
-    print(f"- {verdict}\n")
+    print(textwrap.fill(f"- {verdict}", 95, subsequent_indent="  "), "\n")
 
 # %%
 # With so few people in a group, differences of age, sex or head size arise by chance alone. That does not make them

@@ -10,6 +10,8 @@ row by row, and says what may be concluded and what may not.
 # The run of the first tutorial: 60 controls and 60 patients to train on, 40 and 40 held out, seed 0. ``evaluate_run``
 # is what ``sepclr-med evaluate RUN`` calls: it writes the card into the run folder.
 
+import textwrap
+
 import pandas as pd
 from small_study import first_run, show
 
@@ -117,13 +119,13 @@ row("diagnosis", "balanced_accuracy")
 # beside your finding, and "not detected" is not "absent".
 
 for verdict in table.attrs["card"]["verdicts"]:
-    print(f"{verdict['level']:8s}{verdict['text']}\n")
+    print(textwrap.fill(f"{verdict['level']:8s}{verdict['text']}", 95, subsequent_indent=" " * 8))
 
 # %%
 # And what must be said about how it was done:
 
 for note in table.attrs["card"]["notes"]:
-    print(f"- {note}")
+    print(textwrap.fill(f"- {note}", 95, subsequent_indent="  "))
 
 # %%
 # What to conclude, then: on people who were not trained on, the salient space holds severity and the common space does

@@ -14,6 +14,7 @@ head size are accounted for, and where in the brain does a factor live?
 # principal axes of the salient space, fitted on training patients.
 
 import json
+import textwrap
 
 import nibabel as nib
 from nilearn.plotting import plot_stat_map
@@ -61,7 +62,7 @@ assert best["ci_low"] > 0 or best["ci_high"] < 0
 # a whole as well, and call a link with age what it is, a leak.
 
 for verdict in found.verdicts:
-    print(f"{verdict['level']:8s}{verdict['text']}\n")
+    print(textwrap.fill(f"{verdict['level']:8s}{verdict['text']}", 95, subsequent_indent=" " * 8), "\n")
 
 # %%
 # Not detected is not absent: with so many patients a test finds, four times in five, an effect of the following size,
@@ -121,7 +122,7 @@ display = plot_stat_map(
 # And what a reader must know beside the maps:
 
 for note in maps.attrs["notes"]:
-    print(f"- {note}")
+    print(textwrap.fill(f"- {note}", 95, subsequent_indent="  "))
 
 # %%
 # From here: ``sepclr-med report`` puts card, links and maps on one page. A hypothesis that is to be tested once, on
