@@ -87,7 +87,8 @@ shown[["variable", "metric", "space", "value", "ci_low", "ci_high", "chance", "n
 
 # %%
 # Read it by variable. An R2 of 1 is perfect, at or below 0 nothing was read. Severity is read from the salient space
-# and not from the common one; head size the other way round. That is the separation the method is for:
+# and not from the common one; head size from the common one and hardly from the salient one. That is the separation the
+# method is for:
 
 r2 = shown[shown["metric"] == "r2"].set_index(["variable", "space"])["value"]
 assert r2["severity", "salient"] > 0.4 > 0.2 > r2["severity", "common"]

@@ -136,7 +136,7 @@ for axes, volume, title in zip(panels, (plain, smooth), ("preset vbm", "own tran
     shown = axes.imshow(
         volume[:, :, middle].T, origin="lower", cmap="gray", vmin=0, vmax=1, extent=(0, width, 0, height)
     )
-    axes.set(title=f"{title}: {' x '.join(map(str, volume.shape))} voxels", xlabel="left to right (mm)")
+    axes.set(title=f"{title}\n{' x '.join(map(str, volume.shape))} voxels", xlabel="left to right (mm)")
 panels[0].set_ylabel("back to front (mm)")
 bar = figure.colorbar(shown, ax=panels, shrink=0.8)
 bar.set_label("grey matter (share of the voxel)")

@@ -94,7 +94,8 @@ print(f"width of the interval of the salient space: {width:.2f}")
 pd.concat({variable: row(variable) for variable in ("tiv", "age")})
 
 # %%
-# Head size is where it belongs. Of age this run's common space holds little: that is not separation but a small network
+# Head size is read from the common space. The p-value of the salient space asks whether a trace is left there, the R2
+# how much of it. Of age this run's common space holds little: that is not separation but a small network
 # trained briefly, as the voxels show, which hold it well. A space at chance may be clean or empty, and the row of
 # ``voxel_pca`` tells which.
 
@@ -115,11 +116,11 @@ row("diagnosis", "balanced_accuracy")
 # The verdicts
 # ------------
 #
-# The card puts all this in words, in the file ``card.json`` as well. A ``warning`` is what you would have to report
-# beside your finding, and "not detected" is not "absent".
+# The card puts all this in words, in the file ``card.json`` as well. What is a ``warning`` has to be reported beside the
+# finding, and "not detected" is not "absent".
 
 for verdict in table.attrs["card"]["verdicts"]:
-    print(textwrap.fill(f"{verdict['level']:8s}{verdict['text']}", 95, subsequent_indent=" " * 8))
+    print(textwrap.fill(f"{verdict['level']:8s}{verdict['text']}", 95, subsequent_indent=" " * 8), "\n")
 
 # %%
 # And what must be said about how it was done:
