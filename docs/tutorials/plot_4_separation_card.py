@@ -116,8 +116,8 @@ row("diagnosis", "balanced_accuracy")
 # The verdicts
 # ------------
 #
-# The card puts all this in words, in the file ``card.json`` as well. What is a ``warning`` has to be reported beside the
-# finding, and "not detected" is not "absent".
+# The card puts all this in words, in the file ``card.json`` as well. What is a ``warning`` has to be reported beside
+# the finding, and "not detected" is not "absent".
 
 for verdict in table.attrs["card"]["verdicts"]:
     print(textwrap.fill(f"{verdict['level']:8s}{verdict['text']}", 95, subsequent_indent=" " * 8), "\n")
