@@ -15,6 +15,7 @@ before anyone starts it.
 # ``method``, ``network``, ``training`` and ``evaluation``; paths are relative to the recipe.
 
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -44,7 +45,8 @@ training:
 """
 )
 config = sm.load_config(recipe)
-print(config.training)
+print(f"epochs: {config.training.epochs}, from the recipe")
+print(f"learning rate: {config.training.learning_rate}, a default")
 
 # %%
 # Every other value is a default, and a run folder keeps all of them, resolved, in ``config.yaml``. How many there are,
@@ -80,12 +82,19 @@ print(config.method.salient_input, "->", short.method.salient_input)
 # A key that does not exist would be the worst kind of mistake, if it were passed over: the run would do something else
 # than its recipe says. It is refused, and all mistakes are named at once, each with the nearest known word.
 
+
+def say(error):
+    """Print an error as the command line does, without the folder of this page, and wrapped."""
+    for line in str(error).replace(str(folder), ".").splitlines():
+        print(textwrap.fill(line, 95, subsequent_indent="      ", break_long_words=False))
+
+
 wrong = folder / "wrong.yaml"
 wrong.write_text("trainig: {epochs: 40}\ntraining: {batch_size: 2}\nnetwork: {backbone: resnet19}\n")
 try:
     sm.load_config(wrong)
 except ConfigError as error:
-    print(str(error).replace(str(folder), "."))
+    say(error)
     refused = error.problems
 
 assert len(refused) == 3
@@ -150,7 +159,7 @@ for name in ("Lambdad", "RandFlipd"):
     try:
         cache_volumes(cohort.head(1), sm.load_config(overrides=[asked]).volumes, folder / "cache")
     except ConfigError as error:
-        print(error, "\n")
+        say(error)
 
 # %%
 # Two things to know before the preset is left behind: cropping moves every brain a little, so that a voxel is no longer
@@ -161,13 +170,15 @@ for name in ("Lambdad", "RandFlipd"):
 # ------------------
 #
 # ``plan`` tries a few steps with the very network, views and size of volumes, on this machine, for about as many
-# seconds as it is given, and writes nothing to the run folder. For the shell, with a script for SLURM:
+# seconds as it is given, and writes nothing to the run folder. Here for voxels of 12 mm and one thread, so that it is
+# soon done. For the shell, with a script for SLURM:
 #
 # .. code-block:: bash
 #
 #    sepclr-med plan manifest.tsv runs/first -c recipe.yaml --sbatch fit.sbatch
 
-found = sm.plan(cohort, config, folder / "runs" / "first", seconds=3)
+quick = sm.load_config(recipe, ["volumes.spacing=12", "training.threads=1"])
+found = sm.plan(cohort, quick, folder / "runs" / "first", seconds=10)
 assert not (folder / "runs").exists()
 found.table()
 
