@@ -18,7 +18,6 @@ from sepclr_med.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-TUTORIALS = DOCS / "tutorials"
 PAGES = sorted(DOCS.glob("*.md"))
 TEXTS = {path: fill_in(path.read_text(encoding="utf-8")) for path in [*PAGES, *repository_pages()]}
 FENCES = re.compile(r"^(```+)[^\n]*\n.*?^\1$", flags=re.MULTILINE | re.DOTALL)
@@ -58,7 +57,7 @@ def uses(text):
 def test_links_and_their_anchors_lead_somewhere(path):
     for target, anchor in re.findall(r"\]\((?![a-z]+:)([^)\s#]*)(?:#([^)\s]*))?\)", FENCES.sub("", TEXTS[path])):
         page = (path.parent / target).resolve() if target else path
-        assert page.exists() or (not TUTORIALS.is_dir() and TUTORIALS in (page, page.parent)), target
+        assert page.exists(), target
         if anchor:
             assert anchor in anchors(TEXTS[page]), f"{target}#{anchor}"
 
