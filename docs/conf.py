@@ -40,7 +40,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "tutorials",
     "gallery_dirs": "auto_tutorials",
     "filename_pattern": r"plot_",
-    "ignore_pattern": r"/(?!plot_)[^/]*$",  # what tutorials share is no tutorial
+    "ignore_pattern": r"(^|/)(?!plot_)[^/]*$",  # what tutorials share is no tutorial
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "download_all_examples": False,
