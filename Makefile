@@ -37,12 +37,18 @@ bench: setup
 	$(BIN)/python pipelines/benchmark/run.py
 	$(BIN)/python pipelines/benchmark/link_speed.py
 
-docs:
-	@echo "The documentation is plain Markdown in docs/; start with docs/index.md"
+docs: $(STAMP)-docs
+	rm -rf docs/_build docs/generated
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/_ext/check_site.py docs/_build/html
+
+$(STAMP)-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
 
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache docs/_build docs/generated docs/auto_tutorials

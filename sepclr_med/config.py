@@ -94,7 +94,7 @@ def load_config(recipe: str | Path | None = None, overrides: Iterable[str] = ())
 
 
 def parse_config(values: dict[str, Any], source: str = SETTINGS) -> Config:
-    """Build a :class:`Config` from a plain dictionary, with all its problems at once.
+    """Build a ``Config`` from a plain dictionary, with all its problems at once.
 
     Raises
     ------

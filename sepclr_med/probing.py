@@ -9,9 +9,12 @@ import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import psutil
@@ -71,7 +74,8 @@ def probe(config: Config, shape: tuple[int, ...], sizes: list[int], free: int, s
     receiving, sending = context.Pipe(duplex=False)
     arguments = (sending, config.model_dump(mode="json"), shape, sizes, free, seconds)
     child = context.Process(target=_probe_sizes, args=arguments, daemon=True)
-    child.start()
+    with _no_main_program():
+        child.start()
     sending.close()
     found = []
     try:
@@ -80,6 +84,17 @@ def probe(config: Config, shape: tuple[int, ...], sizes: list[int], free: int, s
     except EOFError:
         child.join()
     return found
+
+
+@contextmanager
+def _no_main_program() -> Iterator[None]:
+    """Keep a spawned process from running the user's script from its beginning, where it would plan again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _probe_sizes(

@@ -50,7 +50,8 @@ from sepclr_med.volumes.voxel_pca import fit_voxel_pca
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_PICTURES = 15.0
+# A picture takes seconds on a busy machine: more of them cost a small training more than its steps.
+SECONDS_BETWEEN_PICTURES = 60.0
 
 
 def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: bool = False) -> Path:

@@ -1,5 +1,7 @@
 import json
 import subprocess
+import sys
+from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
@@ -60,6 +62,16 @@ def test_a_probe_stops_growing_where_memory_would_end():
     tried = probe(config, (1, 16, 24, 16), [2, 4, 8], free=1)
     assert [p.micro_batch for p in tried] in ([2], [2, 4])
     assert len(tried) < 3
+
+
+def test_a_script_that_plans_is_not_run_again_by_the_process_that_measures(tmp_path, monkeypatch):
+    mark, script = tmp_path / "again", ModuleType("__main__")
+    script.__file__ = str(tmp_path / "study.py")
+    (tmp_path / "study.py").write_text(f"open({str(mark)!r}, 'w')\nraise SystemExit(1)\n")
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    assert len(probe(load_config(overrides=SETTINGS), (1, 16, 24, 16), [2], free=1)) == 1
+    assert not mark.exists()
+    assert sys.modules["__main__"] is script
 
 
 def test_the_micro_batch_that_makes_the_shortest_step_is_recommended():

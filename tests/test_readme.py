@@ -58,9 +58,3 @@ def test_the_two_commands_are_targets_of_the_makefile():
     named = [line.split()[1] for block in blocks("bash") for line in block.splitlines() if line.startswith("make")]
     assert named == ["demo", "test"]
     assert set(named) <= targets
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
-def test_links_inside_the_project_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target

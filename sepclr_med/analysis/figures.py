@@ -67,7 +67,9 @@ def draw_separation(table: pd.DataFrame, path: Path) -> Path:
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    # A single panel is too narrow for all of them in a row.
+    columns = len(handles) if len(shown) > 1 else 3
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     return path

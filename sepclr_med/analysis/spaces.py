@@ -121,11 +121,12 @@ def describe_coverage(spaces: list[Space], manifest: pd.DataFrame) -> list[str]:
         if absent := len(covered) - len(space.rows):
             notes.append(f"{space.name} has no row for {absent} images that other spaces have: compare with care.")
     if "split" in manifest:
+        named = _text(manifest["split"]).to_numpy()
         moved = {
             place
             for space in spaces
-            for place, here in zip(space.rows.index, space.rows["split"], strict=True)
-            if _text(manifest["split"]).iloc[place] not in (here, MISSING)
+            for place, here in space.rows["split"].items()
+            if named[place] not in (here, MISSING)
         }
         if moved:
             notes.append(

@@ -7,6 +7,7 @@ draw random numbers, write files or reach into other libraries.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -119,7 +120,10 @@ def _build(entry: Mapping[str, Any], first: bool) -> MapTransform:
     shown = f"{name}{str(signature).removesuffix(' -> None')}"
     try:
         signature.bind(**arguments)
-        return found(**arguments)
+        with warnings.catch_warnings():
+            # MONAI tells programmers which of its defaults will change; nobody who writes a recipe can act on it.
+            warnings.simplefilter("ignore", FutureWarning)
+            return found(**arguments)
     except Exception as error:
         unknown = [key for key in arguments if key not in signature.parameters]
         hint = did_you_mean(unknown[0], signature.parameters) if unknown else ""
