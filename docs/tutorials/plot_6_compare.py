@@ -24,6 +24,7 @@ import yaml
 from small_study import FOLDER, SETTINGS, show
 
 import sepclr_med as sm
+from sepclr_med.analysis.comparison_figure import draw_comparison
 
 sm.simulate(FOLDER / "cohort", n_train=120, n_test=80, spacing=12, seed=0)
 recipe = FOLDER / "recipe.yaml"
@@ -49,10 +50,10 @@ columns = ["method", "space", "variable", "people", "value", "ci_low", "ci_high"
 table[columns].round(2)
 
 # %%
-# The same as a picture, which is written beside the table:
+# A picture of the whole table is written beside it, ``comparison.png``. Here of the rows about patients:
 
 show(
-    FOLDER / "comparison" / "comparison.png",
+    draw_comparison(table[table["people"] == "target"], FOLDER / "comparison" / "patients.png"),
     "R2 of severity and head size from both spaces of sepclr and pca, with intervals, chance and what is wanted",
 )
 
