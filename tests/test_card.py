@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -595,6 +596,16 @@ def test_picture_shows_every_scheme_but_leave_site_out(tmp_path):
     manifest, split = make_cohort(n=60, n_test=20)
     table = evaluate(two_spaces(manifest, split), manifest, ["age"], n_bootstrap=20, n_permutations=0)
     assert draw_separation(table, tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_nothing_of_a_picture_of_one_panel_is_cut_off(tmp_path):
+    manifest, split = make_cohort(n=60, n_test=20)
+    spaces = two_spaces(manifest, split)
+    spaces["voxel_pca"] = spaces["common"].rename(columns=lambda name: name.replace("common", "pca"))
+    table = evaluate(spaces, manifest, ["age"], n_bootstrap=20, n_permutations=0)
+    assert table["space"].nunique() == 5
+    pixels = plt.imread(draw_separation(table[table["metric"] == "r2"], tmp_path / "a.png"))[..., :3]
+    assert (pixels[:, [0, -1]] == 1).all()
 
 
 def test_evaluate_run_writes_table_card_and_picture(tmp_path):

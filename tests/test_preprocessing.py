@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from sepclr_med.errors import ConfigError
-from sepclr_med.volumes.custom import DENIED, allowed_transforms
+from sepclr_med.volumes.custom import DENIED, allowed_transforms, build_transforms
 from sepclr_med.volumes.grids import BRAIN_BOX, head_size, template_grid
 from sepclr_med.volumes.loading import UnusableImageError
 from sepclr_med.volumes.preprocessing import (
@@ -531,3 +531,9 @@ def test_real_four_dimensional_mgz_and_nan_volume(shared_data):
         preprocess(build_preprocessing("t1w", 4.0), next(zoo.rglob("test.mgz")))
     with pytest.raises(UnusableImageError, match="NaN"):
         preprocess(build_preprocessing("vbm", 4.0), next(zoo.rglob("resampled_anat_moved.nii")))
+
+
+def test_what_monai_tells_programmers_of_its_defaults_is_not_shown_to_who_writes_a_recipe():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(build_transforms([RAS])) == 1
