@@ -25,6 +25,7 @@ _HOMES = {
     "read_manifest": "cohort.manifest",
     "run_recipe": "pipeline",
     "simulate": "cohort.simulate",
+    "use": "parts",
     "write_manifest": "cohort.manifest",
 }
 
