@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "SepCLREstimator": "estimator",
     "assign_splits": "cohort.splits",
     "check_cohort": "cohort.preflight",
     "compare": "comparison",
