@@ -115,7 +115,7 @@ def test_a_compose_random_views_and_a_builder_train_resume_and_embed(cohort, con
         {"_target_": "monai.networks.nets.DenseNet121", "spatial_dims": "@spatial_dims", "in_channels": "@in_channels",
          "out_channels": "@n_features", "init_features": 4, "growth_rate": 2, "block_config": [1, 1, 1, 1]},
         pytest.param(VIT, marks=pytest.mark.skipif(not HAS_EINOPS, reason="MONAI's ViT needs einops")),
-        SMALL,
+        pytest.param(SMALL, marks=pytest.mark.slow),
     ],
     ids=["DenseNet121", "ViT", "resnet10"],
 )  # fmt: skip
@@ -138,6 +138,7 @@ def test_a_bundle_of_a_network_of_monai_holds_it(cohort, config, tmp_path):
 # ---------------------------------------------------------------- found again
 
 
+@pytest.mark.slow
 def test_another_process_imports_only_what_it_trusts_and_what_has_not_changed(cohort, config, tmp_path, monkeypatch):
     package = tmp_path / "lab_code_of_ours.py"
     package.write_text(MODULE)
@@ -203,6 +204,7 @@ def test_the_cache_goes_by_what_the_chain_holds(cohort, config, tmp_path):
     np.testing.assert_allclose(doubled, 2 * whole, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fingerprints_are_those_of_content_in_every_process(tmp_path):
     code = (
         "from monai.transforms import *; from sepclr_med.own_code import fingerprint; "
