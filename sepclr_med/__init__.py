@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "SepCLREstimator": "estimator",
     "assign_splits": "cohort.splits",
     "check_cohort": "cohort.preflight",
     "compare": "comparison",
@@ -25,6 +26,7 @@ _HOMES = {
     "read_manifest": "cohort.manifest",
     "run_recipe": "pipeline",
     "simulate": "cohort.simulate",
+    "use": "parts",
     "write_manifest": "cohort.manifest",
 }
 

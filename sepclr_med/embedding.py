@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from lightning_fabric import Fabric
 from sklearn.utils import gen_batches
-from torch import distributed
+from torch import Tensor, distributed
 
 from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import (
     ID_COLUMNS,
     embedding_path,
-    factor_columns,
     read_embeddings,
     tabulate_factors,
     write_embeddings,
@@ -36,11 +36,14 @@ from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder, read_config
 from sepclr_med.trained import Trained, describe_model, open_trained
 from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
-from sepclr_med.volumes.image_statistics import describe_images, find_mean_image
+from sepclr_med.volumes.image_statistics import WORDS, ImageStatistics, find_mean_image, tabulate_statistics
 from sepclr_med.volumes.reader import VolumeReader
 from sepclr_med.volumes.site_effects import SITE, SiteEffect, take_out_sites
 
 logger = logging.getLogger(__name__)
+
+# The table of statistics, beside those of the spaces.
+IMAGE = "image"
 
 
 def embed(
@@ -145,12 +148,10 @@ def embed_at_sites(
     counts["processes"] = trained.fabric.world_size
 
     def write() -> None:
-        ids = tables["salient"].drop(columns=factor_columns(tables["salient"]))
-        image = pd.concat([ids, _describe(trained, manifest, cached, site_effects)], axis=1)
-        _write({**tables, "image": image}, folder, written, run, started, counts)
+        _write(tables, folder, written, run, started, counts)
 
     on_first_process(trained.fabric, write)
-    return tables, shifted
+    return {space: table for space, table in tables.items() if space != IMAGE}, shifted
 
 
 def _cache(trained: Trained, manifest: pd.DataFrame, cache_dir: str | Path | None) -> CachedVolumes:
@@ -174,20 +175,19 @@ def _embed_tables(
     rendering = load_rendering(trained.run, manifest, config, site_effects, shifted)
     share, device = config.volumes.resident_share, trained.fabric.device
     read = VolumeReader(cached, trained.standardisation, device, share, rendering)
-    factors = _embed_rows(trained, read, rows, batch_size)
+    compared = find_mean_image(read.standardisation, trained.baseline.mean, cached.array.shape[1:])
+    statistics = ImageStatistics(compared)
+
+    def describe(volumes: Tensor, places: np.ndarray) -> Tensor:
+        # Images of a site that was added are described without what it does to every image.
+        return statistics(take_out_sites(volumes, places, site_effects, manifest))
+
+    factors = _embed_rows(trained, read, rows, batch_size, describe)
+    described = tabulate_statistics(factors.pop(IMAGE, np.empty((0, len(WORDS)))))
     if config.method.name == "covariates":
         factors |= embed_table(trained.facts["fitted"], manifest.iloc[rows])
     ids = _id_table(manifest.iloc[rows], trained.run, trained.facts["model_id"])
-    return tabulate_factors(ids, erase(factors, trained.erasures))
-
-
-def _describe(
-    trained: Trained, manifest: pd.DataFrame, cached: CachedVolumes, site_effects: Mapping[str, SiteEffect]
-) -> pd.DataFrame:
-    """Return statistics of the images, of a site that was added without what it does to every image."""
-    load = take_out_sites(cached.load, site_effects, manifest) if site_effects else cached.load
-    compared = find_mean_image(trained.standardisation, trained.baseline.mean.cpu(), cached.array.shape[1:])
-    return describe_images(load, np.flatnonzero(cached.rows >= 0), compared)
+    return {**tabulate_factors(ids, erase(factors, trained.erasures)), IMAGE: pd.concat([ids, described], axis=1)}
 
 
 def _write(
@@ -219,16 +219,28 @@ def embeddings_are_current(run_dir: str | Path) -> bool:
     return len(tables) >= 2 and all((table["model_id"] == facts["model_id"]).all() for table in tables.values())
 
 
-def _embed_rows(trained: Trained, read: VolumeReader, rows: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-    """Return the representations and the baseline's scores of these manifest rows, in order, in float32."""
+def _embed_rows(
+    trained: Trained,
+    read: VolumeReader,
+    rows: np.ndarray,
+    batch_size: int,
+    describe: Callable[[Tensor, np.ndarray], Tensor],
+) -> dict[str, np.ndarray]:
+    """Return representations, the baseline's scores and statistics of these manifest rows, in order, in float32."""
     fabric, pca = trained.fabric, trained.baseline
     n_channels = read.cached.array.shape[1]
     own = rows[fabric.global_rank :: fabric.world_size]
     batches = [own[part] for part in gen_batches(own.size, batch_size)]
+    described: list[Tensor] = []
+
+    def volumes() -> Iterator[Tensor]:
+        for raw, places in read.stream_raw(batches):
+            described.append(describe(raw, places).cpu())
+            yield read.finish(raw, places)
+
     with report_progress("embedding", len(batches), quiet=not fabric.is_global_zero) as advance:
-        found = represent(
-            trained.network, read.stream(batches), lambda v: {"voxel_pca": pca(v[:, :n_channels])}, advance
-        )
+        found = represent(trained.network, volumes(), lambda v: {"voxel_pca": pca(v[:, :n_channels])}, advance)
+    found |= {IMAGE: torch.cat(described).numpy()} if described else {}
     return _in_order(fabric, found, rows.size)
 
 

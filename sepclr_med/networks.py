@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -19,6 +19,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     checkpoint_wrapper,
 )
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from sepclr_med.encoders import build_encoder
 
 ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
 
@@ -65,14 +67,20 @@ class SingleEmbeddings(NamedTuple):
 
 
 def build_backbone(
-    name: str, n_features: int, spatial_dims: int = 3, in_channels: int = 1, width: int = 8, norm: str = "batch"
+    name: str | Callable[..., nn.Module],
+    n_features: int,
+    spatial_dims: int = 3,
+    in_channels: int = 1,
+    width: int = 8,
+    norm: str = "batch",
 ) -> nn.Module:
     """Return an encoder from images to a representation.
 
     Parameters
     ----------
-    name : {"small", "resnet10", "resnet18", "resnet50", "densenet121"}
-        ``small`` is a four-stage residual encoder with a stride-2 stem that trains on a CPU.
+    name : {"small", "resnet10", "resnet18", "resnet50", "densenet121"} or callable
+        ``small`` is a four-stage residual encoder with a stride-2 stem that trains on a CPU. Anything else is called
+        with ``spatial_dims``, ``in_channels`` and ``n_features`` (:mod:`sepclr_med.encoders`).
     n_features : int
         Size of the representation.
     spatial_dims : {2, 3}, default=3
@@ -100,6 +108,11 @@ def build_backbone(
     >>> build_backbone("small", 5)(torch.zeros(2, 1, 16, 20, 16)).shape
     torch.Size([2, 5])
     """
+    if callable(name):
+        network = build_encoder(name, spatial_dims, in_channels, n_features)
+        if norm == "group":
+            _use_group_norm(network)
+        return network
     if name not in BACKBONES:
         raise ValueError(f'unknown backbone "{name}"; allowed: {", ".join(BACKBONES)}')
     if norm not in NORMS:
@@ -146,7 +159,7 @@ class SepCLRNetwork(nn.Module):
 
     Parameters
     ----------
-    backbone : str, default="resnet18"
+    backbone : str or callable, default="resnet18"
         As for :func:`build_backbone`, the same for both spaces.
     common_dim, salient_dim : int, default=32
         Sizes of the representations.
@@ -171,7 +184,7 @@ class SepCLRNetwork(nn.Module):
 
     def __init__(
         self,
-        backbone: str = "resnet18",
+        backbone: str | Callable[..., nn.Module] = "resnet18",
         common_dim: int = 32,
         salient_dim: int = 32,
         spatial_dims: int = 3,
@@ -213,7 +226,7 @@ class SingleNetwork(nn.Module):
 
     Parameters
     ----------
-    backbone : str
+    backbone : str or callable
         As for :func:`build_backbone`.
     dim : int
         Size of the representation.
@@ -232,7 +245,7 @@ class SingleNetwork(nn.Module):
 
     def __init__(
         self,
-        backbone: str = "resnet18",
+        backbone: str | Callable[..., nn.Module] = "resnet18",
         dim: int = 32,
         head_dim: int | None = None,
         normalise: bool = True,
@@ -278,7 +291,7 @@ def channels_last(content: ModuleOrTensor) -> ModuleOrTensor:
     >>> channels_last(torch.zeros(2, 3, 4, 5, 6)).stride()
     (360, 1, 90, 18, 3)
     """
-    tensors = [content] if isinstance(content, Tensor) else [p for p in content.parameters() if p.ndim > 2]
+    tensors = [content] if isinstance(content, Tensor) else [p for p in content.parameters() if p.ndim > 3]
     # Torch 2.13 writes beyond its memory on CPUs: 2-D, 1 x 1 kernels of stride 2 and few channels, one thread.
     if not tensors or (tensors[0].ndim == 4 and tensors[0].device.type == "cpu"):
         return content

@@ -86,7 +86,7 @@ def run_recipe(
     manifest = split_cohort(manifest, config.cohort)
     counts = ", ".join(f"{n} {split}" for split, n in manifest["split"].value_counts().items())
     say(f"split: {counts}")
-    say(f"fit: {config.training.epochs} epochs of {config.network.backbone}")
+    say(f"fit: {config.training.epochs} epochs of {config.network.called}")
     if several:
         _fit_apart(manifest, config, run, overwrite)
     else:

@@ -103,7 +103,7 @@ def plan(manifest: pd.DataFrame, config: Config, run_dir: str | Path, seconds: f
     if not probes:
         raise RunError(
             f"plan: not even 2 images of {' x '.join(map(str, shape[1:]))} voxels could be trained on with "
-            f"{config.network.backbone} in {free / GIB:.1f} GiB; use a larger volumes.spacing, "
+            f"{config.network.called} in {free / GIB:.1f} GiB; use a larger volumes.spacing, "
             "training.checkpoint_activations=true or a smaller backbone"
         )
     best, step_seconds = _recommend(probes, per_process)

@@ -17,6 +17,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class OwnCode(Section):
+    """A Python object in the place of settings; written by :func:`sepclr_med.use`."""
+
+    python: str | None = None
+    """``package.module:name`` to import it by; none where it has no such name."""
+    sha256: str
+    """Hash of what it holds (:func:`sepclr_med.own_code.fingerprint`)."""
+
+
 class BidsConfig(Section):
     """A BIDS folder that becomes the manifest (the options of ``sepclr-med manifest``)."""
 
@@ -124,6 +133,8 @@ class VolumesConfig(Section):
     """``t1w``: raw or skull-stripped T1w; ``vbm``: modulated grey-matter maps in template space."""
     transforms: list[dict[str, Any]] | None = None
     """MONAI dictionary transforms that replace the preset, each ``{name: ..., argument: value}``."""
+    code: OwnCode | None = None
+    """A chain of transforms that replaces both, given from Python."""
     spacing: float = Field(3.0, gt=0)
     """Voxel size in mm."""
     spatial_size: list[int] | None = None
@@ -141,6 +152,11 @@ class VolumesConfig(Section):
     resident_share: float = Field(0.5, ge=0, le=1)
     """Share of a GPU's free memory that preprocessed volumes may take. A cohort that takes more is read ahead from the
     cache file instead, as always on CPUs."""
+
+    @property
+    def chain(self) -> list[dict[str, Any]] | OwnCode | None:
+        """What replaces the preset."""
+        return self.code or self.transforms
 
 
 class ViewsConfig(Section):
@@ -192,6 +208,16 @@ class ViewsConfig(Section):
     """Probability of one box set to zero."""
     cutout_size: float = Field(0.25, gt=0, le=1)
     """Edge of that box, as a share of the volume's edge."""
+    transforms: list[dict[str, Any]] | None = None
+    """MONAI dictionary transforms, random or not, that replace all of the above, each ``{name: ..., argument: value}``.
+    They act on one volume after the other, which takes longer."""
+    code: OwnCode | None = None
+    """A chain of transforms that replaces all of the above, given from Python."""
+
+    @property
+    def chain(self) -> list[dict[str, Any]] | OwnCode | None:
+        """What replaces the views above."""
+        return self.code or self.transforms
 
 
 LabelKind = Literal["continuous", "discrete"]
@@ -286,6 +312,11 @@ class NetworkConfig(Section):
 
     backbone: Literal["small", "resnet10", "resnet18", "resnet50", "densenet121"] = "resnet18"
     """One encoder per space; ``small`` trains on a CPU."""
+    encoder: dict[str, Any] | None = None
+    """Any network of MONAI in the place of ``backbone``: ``{_target_: DenseNet121, argument: value}``. The values
+    ``"@spatial_dims"``, ``"@in_channels"``, ``"@n_features"`` and ``"@spatial_size"`` stand for what the run needs."""
+    code: OwnCode | None = None
+    """A function that builds an encoder in the place of ``backbone``, given from Python."""
     spatial_dims: Literal[2, 3] = 3
     """3 for volumes, 2 for images."""
     width: int = Field(8, ge=1)
@@ -295,6 +326,13 @@ class NetworkConfig(Section):
     norm: Literal["batch", "group"] = "batch"
     """Normalisation: ``batch`` as in the paper; ``group`` treats each image alone, so that neither ``micro_batch`` nor
     the number of processes changes the mathematics."""
+
+    @property
+    def called(self) -> str:
+        """What the encoder is called in tables and messages."""
+        if self.code is not None:
+            return self.code.python or "an encoder of one's own"
+        return str(self.encoder.get("_target_")) if self.encoder is not None else self.backbone
 
 
 class TrainingConfig(Section):

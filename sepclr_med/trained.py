@@ -100,7 +100,7 @@ def describe_model(config: Config, checkpoint: str, n_epochs: int) -> dict[str, 
         "Checkpoint": checkpoint,
         "Epochs": n_epochs,
         "Method": config.method.model_dump(mode="json"),
-        "Backbone": config.network.backbone,
+        "Backbone": config.network.called,
         "Seed": config.training.seed,
     }
     parts = name_salient_parts(config)

@@ -31,6 +31,12 @@ SETTINGS = [
     "evaluation.voxel_pca_components=5",
 ]
 USER = "zebedee.quux"
+# What MONAI's meta_schema_20240725.json asks for: keys that must be there, keys that may, and their types.
+METADATA = dict.fromkeys(
+    ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors"), str
+) | {"copyright": str, "required_packages_version": dict, "network_data_format": dict}
+ALSO = {"changelog": dict, "intended_use": str, "references": list, "data_type": str, "supported_apps": dict}
+TENSOR = {"type": str, "format": str, "dtype": str, "num_channels": int, "spatial_shape": list, "value_range": list}
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +152,12 @@ def test_it_has_what_monai_asks_of_a_bundle_for_inference(bundle, new_cohort):
     parsed = workflow(bundle, new_cohort)
     assert parsed.check_properties() == []
     meta = json.loads((bundle / "configs/metadata.json").read_text())
-    texts = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description")
-    for name in (*texts, "authors", "copyright", "intended_use", "name"):
-        assert isinstance(meta[name], str), name
-        assert meta[name], name
+    assert set(METADATA) | {"intended_use", "references", "changelog"} <= set(meta)
+    for name, kind in (METADATA | ALSO).items():
+        assert name not in meta or (type(meta[name]) is kind and meta[name]), name
+    assert meta["schema"].endswith("meta_schema_20240725.json")
+    assert all(isinstance(reference, str) for reference in meta["references"])
+    assert set(meta["network_data_format"]) == {"inputs", "outputs"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", meta["version"])
     assert set(meta["changelog"]) == {meta["version"]}
     packages = meta["required_packages_version"]
@@ -168,6 +176,9 @@ def test_it_has_what_monai_asks_of_a_bundle_for_inference(bundle, new_cohort):
     wanted = {"type", "format", "modality", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data"}
     for tensor in (image, design, *outputs.values()):
         assert wanted | {"channel_def"} == set(tensor)
+        assert all(type(tensor[name]) is kind for name, kind in TENSOR.items())
+        assert all(type(length) is int for length in tensor["spatial_shape"])
+        assert (type(tensor["is_patch_data"]), type(tensor["channel_def"])) == (bool, dict)
 
 
 def test_it_holds_no_participant_path_or_user_and_nothing_pickled(run, bundle, home):

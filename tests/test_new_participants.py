@@ -22,6 +22,7 @@ from sepclr_med.errors import ManifestError, RunError
 from sepclr_med.new_participants import SITE_FILE, embed_new
 from sepclr_med.onboarding import FEWEST_CONTROLS
 from sepclr_med.rundir import RunDir
+from sepclr_med.volumes.image_statistics import ImageStatistics, MeanImage, tabulate_statistics
 from sepclr_med.volumes.normative import fit_normative
 from sepclr_med.volumes.site_effects import estimate_site, render_at_sites, take_out_sites
 
@@ -157,9 +158,27 @@ def test_statistics_of_images_are_taken_without_what_the_site_does_to_them():
     effect = estimate_site(reference, lambda rows: images[rows], people, np.arange(12))
     both = pd.concat([people, people.iloc[:1].assign(site="A", participant_id="k")], ignore_index=True)
     images = np.concatenate([images, images[:1]])
-    found = take_out_sites(lambda rows: images[rows], {"C": effect}, both)(np.arange(13))
+    found = take_out_sites(torch.from_numpy(images), np.arange(13), {"C": effect}, both)
     assert abs(found[:12].mean()) < 0.2
     assert (found[12] == images[12]).all()
+
+
+def test_statistics_of_images_are_those_of_all_voxels_and_quantiles_within_their_error():
+    rng = np.random.default_rng(0)
+    volumes, mean = rng.gamma(2.0, size=(3, 1, 31, 40, 40)).astype(np.float32), rng.random((1, 31, 40, 40))
+    inside, scale = rng.random(mean.shape) < 0.8, rng.random(mean.shape)
+    compared = MeanImage(*(torch.from_numpy(a) for a in (mean.astype("f4"), inside, scale.astype("f4"))))
+    found = tabulate_statistics(ImageStatistics(compared)(torch.from_numpy(volumes)))
+    for row, volume in zip(found.itertuples(), volumes.astype(float), strict=True):
+        values, either = volume[inside], inside | inside[:, ::-1]
+        np.testing.assert_allclose([row.image_mean, row.image_sd], [values.mean(), values.std(ddof=1)], rtol=1e-4)
+        whole = np.quantile(values, [0.05, 0.5, 0.95])
+        np.testing.assert_allclose([row.image_q05, row.image_q50, row.image_q95], whole, rtol=0.1)
+        assert row.image_likeness == pytest.approx(np.corrcoef(values, mean[inside])[0, 1], abs=1e-4)
+        odd, expected = ((v - v[:, ::-1])[either] for v in (volume, mean))
+        assert row.image_asymmetry == pytest.approx(np.corrcoef(odd, expected)[0, 1], abs=1e-4)
+        departure = np.sqrt(np.square((values - mean[inside]) * scale[inside]).mean())
+        assert row.image_departure == pytest.approx(departure, rel=1e-4)
 
 
 def test_coefficients_of_covariates_before_and_after_site_stay_where_they_were():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -76,7 +77,7 @@ class VAENetwork(nn.Module):
         common_dim: int,
         salient_dim: int,
         spatial_size: tuple[int, ...],
-        backbone: str = "resnet18",
+        backbone: str | Callable[..., nn.Module] = "resnet18",
         spatial_dims: int = 3,
         in_channels: int = 1,
         width: int = 8,
@@ -137,4 +138,4 @@ def build_vae(config: Config, in_channels: int, spatial_size: tuple[int, ...], o
     """Return the network of a method of this family."""
     method = config.method
     common_dim = 0 if one_space else method.common_dim
-    return VAENetwork(common_dim, method.salient_dim, spatial_size, **encoder_shape(config, in_channels))
+    return VAENetwork(common_dim, method.salient_dim, spatial_size, **encoder_shape(config, in_channels, spatial_size))

@@ -77,7 +77,7 @@ def build_network(config: Config, in_channels: int, spatial_size: tuple[int, ...
         salient_dim=count_salient(config),
         head_hidden=config.network.head_hidden,
         salient_projector=not method.attributes,
-        **encoder_shape(config, in_channels),
+        **encoder_shape(config, in_channels, spatial_size),
     )
 
 

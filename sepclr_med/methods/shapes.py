@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from sepclr_med.config import Config
+from sepclr_med.encoders import check_builder, monai_builder
+from sepclr_med.own_code import find_own
 
 
-def encoder_shape(config: Config, in_channels: int) -> dict[str, Any]:
+def encoder_shape(config: Config, in_channels: int, spatial_size: tuple[int, ...] = ()) -> dict[str, Any]:
     """Return the arguments that every encoder shares.
+
+    Raises
+    ------
+    ConfigError, RunError
+        When the encoder is one of MONAI's or of your own, and cannot be found.
 
     Examples
     --------
@@ -17,12 +27,22 @@ def encoder_shape(config: Config, in_channels: int) -> dict[str, Any]:
     """
     network = config.network
     return {
-        "backbone": network.backbone,
+        "backbone": find_backbone(config, spatial_size),
         "spatial_dims": network.spatial_dims,
         "in_channels": in_channels,
         "width": network.width,
         "norm": network.norm,
     }
+
+
+def find_backbone(config: Config, spatial_size: tuple[int, ...] = ()) -> str | Callable[..., nn.Module]:
+    """Return the name of a backbone, or what builds one of MONAI's or of your own."""
+    network = config.network
+    if network.code is not None:
+        return check_builder(find_own(network.code, "network"))
+    if network.encoder is not None:
+        return monai_builder(network.encoder, spatial_size)
+    return network.backbone
 
 
 def name_salient_parts(config: Config) -> dict[str, str]:

@@ -29,7 +29,7 @@ class Terms(NamedTuple):
 
 def build_network(config: Config, in_channels: int, spatial_size: tuple[int, ...]) -> nn.Module:
     """Return one encoder and its head."""
-    shape = encoder_shape(config, in_channels)
+    shape = encoder_shape(config, in_channels, spatial_size)
     return SingleNetwork(dim=config.method.salient_dim, head_hidden=config.network.head_hidden, **shape)
 
 

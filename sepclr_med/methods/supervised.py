@@ -33,7 +33,7 @@ def build_network(config: Config, in_channels: int, spatial_size: tuple[int, ...
         head_dim=n_classes,
         normalise=False,
         head_hidden=config.network.head_hidden,
-        **encoder_shape(config, in_channels),
+        **encoder_shape(config, in_channels, spatial_size),
     )
 
 

@@ -75,8 +75,38 @@ def _method(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
     return words
 
 
+def name_chain(config: Mapping[str, Any]) -> str:
+    """Return what replaced the preset, as a run says it; empty where nothing did.
+
+    Examples
+    --------
+    >>> name_chain({"volumes": {"transforms": [{"name": "Orientationd"}, {"name": "Resized"}]}})
+    'MONAI transforms Orientationd and Resized'
+    """
+    if code := dig(config, "volumes", "code"):
+        return f"code of the authors ({dig(code, 'python') or 'not named'})"
+    transforms = dig(config, "volumes", "transforms")
+    names = [str(dig(entry, "name")) for entry in transforms] if isinstance(transforms, list) else []
+    return f"MONAI transforms {say_list(names)}" if names else ""
+
+
+def name_encoder(config: Mapping[str, Any]) -> str:
+    """Return what the encoder of a run is called.
+
+    Examples
+    --------
+    >>> name_encoder({"network": {"backbone": "small", "encoder": {"_target_": "DenseNet121"}}})
+    'DenseNet121'
+    """
+    if code := dig(config, "network", "code"):
+        return str(dig(code, "python") or "code of the authors")
+    return str(dig(config, "network", "encoder", "_target_") or dig(config, "network", "backbone", default=""))
+
+
 def _inputs(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
     preset, spacing = dig(config, "volumes", "preset"), dig(config, "volumes", "spacing")
+    if own := name_chain(config):
+        return f"Images were preprocessed with {safe(own)} [[monai]]."
     if not preset:
         return ""
     size = f" at {safe(spacing)} mm" if spacing else ""

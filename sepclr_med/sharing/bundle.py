@@ -68,6 +68,11 @@ def write_bundle(run_dir: str | Path, output_dir: str | Path, overwrite: bool = 
     config = read_config(run)
     if config.method.name == "covariates":
         raise RunError(f"{run.path}: the method covariates uses no image, so there is no network to pass on")
+    if own := [name for name in ("volumes", "network") if getattr(config, name).code is not None]:
+        raise RunError(
+            f"{run.path}: {' and '.join(own)} made by code of your own, which a bundle does not hold; train with "
+            "transforms and a network of MONAI by name (docs/volumes.md, docs/own_code.md)"
+        )
     which = config.evaluation.checkpoint
     _, tensors, facts = load_trained(run, config, which)
     with atomic_folder(output_dir, overwrite) as folder:

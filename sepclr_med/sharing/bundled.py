@@ -167,7 +167,7 @@ class Preprocess:
         config = BundleDir(bundle_root).config()
         volumes = config.volumes
         self.pipeline = build_preprocessing(
-            volumes.preset, volumes.spacing, volumes.spatial_size, volumes.transforms, config.network.spatial_dims
+            volumes.preset, volumes.spacing, volumes.spatial_size, volumes.chain, config.network.spatial_dims
         )
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:

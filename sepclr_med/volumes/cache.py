@@ -147,12 +147,12 @@ def cache_volumes(
         With every image that cannot be used, when ``on_error`` is ``stop`` (the others are cached by then) or when
         none is left; when the disk is full, with the space that is needed and free.
     """
-    choice = (volumes.preset, volumes.spacing, volumes.spatial_size, volumes.transforms)
+    choice = (volumes.preset, volumes.spacing, volumes.spatial_size, volumes.chain)
     pipeline = build_preprocessing(*choice, spatial_dims)
     parameters = describe_preprocessing(*choice, spatial_dims)
-    shape = (1, *parameters["spatial_size"]) if volumes.transforms is None else None
+    shape = (1, *parameters["spatial_size"]) if volumes.chain is None else None
     store = VolumeCache(Path(cache_dir) / parameters_hash(parameters), parameters, shape)
-    sources = list_sources(manifest, with_mask=uses_mask(volumes.preset, volumes.transforms))
+    sources = list_sources(manifest, with_mask=uses_mask(volumes.preset, volumes.chain))
     contents, problems = find_contents(sources, ContentHashes(Path(cache_dir) / "files.tsv"), volumes.n_jobs)
     _forget_damaged(store, contents, volumes.n_jobs)
     problems += _fill(store, pipeline, contents, volumes.n_jobs)

@@ -38,9 +38,28 @@ DENIED = {
     "ToDeviced": "moves the image off the CPU",
     "ToPILd": "leaves no array",
 }
+DENIED_AS_VIEWS = {
+    "LoadImaged": "reads files",
+    "RandLambdad": "runs code",
+    "RandCuCIMd": "runs a function of another library by name",
+    "RandTorchIOd": "runs a function of another library by name",
+    "RandTorchVisiond": "runs a function of another library by name",
+}
 READERS = ("NibabelReader", "NumpyReader", "PILReader", "ITKReader", "NrrdReader")
 LOADER_ARGUMENTS = ("keys", "reader", "dtype", "ensure_channel_first", "image_only", "allow_missing_keys")
 DTYPES = ("bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64")
+
+
+@cache
+def allowed_views() -> dict[str, type[MapTransform]]:
+    """Return the transforms a view may be made with: MONAI's one-image-in, one-image-out dictionary ones.
+
+    Examples
+    --------
+    >>> "RandFlipd" in allowed_views(), "Flipd" in allowed_views(), "RandLambdad" in allowed_views()
+    (True, True, False)
+    """
+    return {name: found for name, found in _dictionary_transforms().items() if name not in DENIED_AS_VIEWS}
 
 
 @cache
@@ -52,7 +71,11 @@ def allowed_transforms() -> dict[str, type[MapTransform]]:
     >>> "Orientationd" in allowed_transforms(), "RandFlipd" in allowed_transforms(), "Lambdad" in allowed_transforms()
     (True, False, False)
     """
-    refused = (Randomizable, RandomizableTrait, MultiSampleTrait, ReduceTrait)
+    drawing = (Randomizable, RandomizableTrait)
+    return {name: found for name, found in _dictionary_transforms().items() if not issubclass(found, drawing)}
+
+
+def _dictionary_transforms() -> dict[str, type[MapTransform]]:
     return {
         name: found
         for name, found in sorted(vars(monai.transforms).items())
@@ -61,12 +84,16 @@ def allowed_transforms() -> dict[str, type[MapTransform]]:
         and name.endswith("d")
         and found.__module__.startswith("monai.transforms.")
         and issubclass(found, MapTransform)
-        and not issubclass(found, refused)
+        and not issubclass(found, (MultiSampleTrait, ReduceTrait))
         and name not in DENIED
     }
 
 
-def build_transforms(transforms: Sequence[Mapping[str, Any]]) -> list[MapTransform]:
+def build_transforms(
+    transforms: Sequence[Mapping[str, Any]],
+    where: str = "volumes.transforms",
+    known: Mapping[str, type[MapTransform]] | None = None,
+) -> list[MapTransform]:
     """Build the transforms of a recipe in order.
 
     Parameters
@@ -74,6 +101,10 @@ def build_transforms(transforms: Sequence[Mapping[str, Any]]) -> list[MapTransfo
     transforms : sequence of mapping
         Each ``{"name": ..., argument: value}``; ``keys`` defaults to ``image``, a ``dtype`` is a name such as
         ``float32``.
+    where : str, default="volumes.transforms"
+        For messages.
+    known : mapping of str to type or None, default=None
+        Transforms that may be named; none means :func:`allowed_transforms`.
 
     Returns
     -------
@@ -90,14 +121,15 @@ def build_transforms(transforms: Sequence[Mapping[str, Any]]) -> list[MapTransfo
     ['Orientationd']
     """
     built, problems = [], []
+    known = allowed_transforms() if known is None else known
     for position, entry in enumerate(transforms, start=1):
         try:
-            built.append(_build(entry, first=position == 1))
+            built.append(_build(entry, known, first=position == 1))
         except _BadEntryError as error:
-            place = f"volumes.transforms, number {position}"
+            place = f"{where}, number {position}"
             problems.append(Problem(f"{place}: {error.message}", got=error.got, allowed=error.allowed, fix=error.fix))
     if problems:
-        raise ConfigError(f"volumes.transforms: {len(problems)} of {len(transforms)} cannot be used", problems)
+        raise ConfigError(f"{where}: {len(problems)} of {len(transforms)} cannot be used", problems)
     return built
 
 
@@ -107,11 +139,11 @@ class _BadEntryError(Exception):
         self.message, self.got, self.allowed, self.fix = message, got, allowed, fix
 
 
-def _build(entry: Mapping[str, Any], first: bool) -> MapTransform:
+def _build(entry: Mapping[str, Any], known: Mapping[str, type[MapTransform]], first: bool) -> MapTransform:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise _BadEntryError("has no name", got=str(entry)[:80], allowed="{name: Orientationd, axcodes: RAS}")
     name = entry["name"]
-    found = _find(name)
+    found = _find(name, known)
     arguments = {"keys": "image"} | {key: value for key, value in entry.items() if key != "name"}
     if found is LoadImaged:
         arguments = _loader_arguments(arguments, first)
@@ -130,12 +162,12 @@ def _build(entry: Mapping[str, Any], first: bool) -> MapTransform:
         raise _BadEntryError(f"{name}: {_one_line(error)}", got=_shown(entry), allowed=shown, fix=hint) from None
 
 
-def _find(name: str) -> type[MapTransform]:
-    known = allowed_transforms()
+def _find(name: str, known: Mapping[str, type[MapTransform]]) -> type[MapTransform]:
     if name in known:
         return known[name]
-    if name in DENIED:
-        raise _BadEntryError(f"{name} is refused: it {DENIED[name]}", fix="use another transform of monai.transforms")
+    denied = DENIED | DENIED_AS_VIEWS
+    if name in denied:
+        raise _BadEntryError(f"{name} is refused: it {denied[name]}", fix="use another transform of monai.transforms")
     if isinstance(getattr(monai.transforms, name, None), type) and name.endswith("d"):
         raise _BadEntryError(
             f"{name} is refused: preprocessing is done once, so it is deterministic and gives one image per image",

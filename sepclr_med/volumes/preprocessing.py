@@ -24,6 +24,9 @@ from monai.transforms import (
 )
 
 from sepclr_med.errors import ConfigError, Problem
+from sepclr_med.own_code import find_own
+from sepclr_med.settings import OwnCode
+from sepclr_med.volumes.chains import list_steps
 from sepclr_med.volumes.custom import build_transforms
 from sepclr_med.volumes.grids import head_size, template_grid
 from sepclr_med.volumes.loading import CheckVolumed, LoadVolumed, UnusableImageError
@@ -40,6 +43,8 @@ PRESETS = ("vbm", "t1w")
 # Raised whenever a preset or a step of ours gives other voxels than before, so that caches made before are not used.
 REVISION = 1
 
+Chain = Sequence[Mapping[str, Any]] | OwnCode
+
 FLOAT16_LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -47,7 +52,7 @@ def build_preprocessing(
     preset: str,
     spacing: float,
     spatial_size: Sequence[int] | None = None,
-    transforms: Sequence[Mapping[str, Any]] | None = None,
+    transforms: Chain | None = None,
     spatial_dims: int = 3,
 ) -> Compose:
     """Build the deterministic transform from ``{"image": path}`` to ``{"image": MetaTensor (C, X, Y, Z)}``.
@@ -64,9 +69,9 @@ def build_preprocessing(
         Voxel size in mm.
     spatial_size : sequence of int or None, default=None
         Voxels per axis; none means the preset's box. With ``transforms``, the result is padded or cropped to it.
-    transforms : sequence of mapping or None, default=None
-        MONAI dictionary transforms that replace the preset (see :mod:`sepclr_med.volumes.custom`). Loading and
-        channel-first are added when the list does not start with them.
+    transforms : sequence of mapping, OwnCode or None, default=None
+        MONAI dictionary transforms that replace the preset (see :mod:`sepclr_med.volumes.custom`), or a chain given
+        from Python. Loading and channel-first are added when it does not start with them.
     spatial_dims : {2, 3}, default=3
         Dimensions of an image; 2 needs ``transforms``.
 
@@ -96,7 +101,7 @@ def describe_preprocessing(
     preset: str,
     spacing: float,
     spatial_size: Sequence[int] | None = None,
-    transforms: Sequence[Mapping[str, Any]] | None = None,
+    transforms: Chain | None = None,
     spatial_dims: int = 3,
 ) -> dict[str, Any]:
     """Return everything the voxels depend on besides the file, as plain JSON values.
@@ -123,7 +128,7 @@ def parameters_hash(parameters: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def uses_mask(preset: str, transforms: Sequence[Mapping[str, Any]] | None = None) -> bool:
+def uses_mask(preset: str, transforms: Chain | None = None) -> bool:
     """Return whether a ``mask_path`` of the manifest changes the result.
 
     Examples
@@ -133,6 +138,9 @@ def uses_mask(preset: str, transforms: Sequence[Mapping[str, Any]] | None = None
     """
     if transforms is None:
         return preset == "t1w"
+    if isinstance(transforms, OwnCode):
+        # What it reads is not known before it is run.
+        return True
     return "mask" in _strings(_plain(transforms))
 
 
@@ -140,7 +148,7 @@ def output_affine(
     preset: str,
     spacing: float,
     spatial_size: Sequence[int] | None = None,
-    transforms: Sequence[Mapping[str, Any]] | None = None,
+    transforms: Chain | None = None,
 ) -> np.ndarray | None:
     """Return the affine all volumes share, or None where each image keeps its own space."""
     return template_grid(spacing, spatial_size)[0] if transforms is None and preset == "vbm" else None
@@ -201,10 +209,11 @@ def _t1w(spacing: float, spatial_size: Sequence[int] | None) -> list[Any]:
     ]
 
 
-def _custom(
-    transforms: Sequence[Mapping[str, Any]], spatial_size: Sequence[int] | None, spatial_dims: int
-) -> list[Any]:
-    steps = build_transforms(transforms)
+def _custom(transforms: Chain, spatial_size: Sequence[int] | None, spatial_dims: int) -> list[Any]:
+    if isinstance(transforms, OwnCode):
+        steps = list_steps(find_own(transforms, "volumes"), "volumes", random=False)
+    else:
+        steps = build_transforms(transforms)
     keys = ["image", "mask"] if uses_mask("", transforms) else ["image"]
     own_loader = bool(steps) and isinstance(steps[0], LoadImaged)
     loading = steps.pop(0) if own_loader else LoadVolumed(keys, allow_missing_keys=True)
@@ -217,7 +226,7 @@ def _custom(
 def _check_choice(
     preset: str,
     spatial_size: Sequence[int] | None,
-    transforms: Sequence[Mapping[str, Any]] | None,
+    transforms: Chain | None,
     spatial_dims: int,
 ) -> None:
     problems = []
@@ -285,7 +294,10 @@ def _problem(error: BaseException, mask: str | Path | None) -> Problem:
     )
 
 
-def _plain(transforms: Sequence[Mapping[str, Any]]) -> Any:
+def _plain(transforms: Chain) -> Any:
+    if isinstance(transforms, OwnCode):
+        # Its name is not what the voxels depend on.
+        return transforms.sha256
     try:
         return json.loads(json.dumps([dict(entry) for entry in transforms]))
     except (TypeError, ValueError) as error:

@@ -56,12 +56,16 @@ class VolumeReader:
         channels, *voxels = self.cached.array.shape[1:]
         return (channels * (2 if self.rendering else 1), *voxels)
 
-    def __call__(self, rows: np.ndarray) -> Tensor:
-        """Return the volumes of these manifest rows, shape (n, C, X, Y, Z)."""
+    def raw(self, rows: np.ndarray) -> Tensor:
+        """Return the volumes of these manifest rows as they were preprocessed, shape (n, C, X, Y, Z)."""
         if self.resident is not None:
             places = torch.from_numpy(self.places[rows]).to(self.device, non_blocking=True)
-            return self._finish(self.resident[places], rows)
-        return self._finish(torch.from_numpy(self.cached.load(rows)).to(self.device), rows)
+            return self.resident[places].float()
+        return self._load(rows).float()
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        """Return the volumes of these manifest rows, shape (n, C, X, Y, Z)."""
+        return self.finish(self.raw(rows), rows)
 
     def stream(self, schedule: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """Return the volumes of one group of rows after the other, the next ones being read meanwhile.
@@ -75,8 +79,13 @@ class VolumeReader:
         ------
         Tensor of shape (n, C, X, Y, Z)
         """
+        for volumes, rows in self.stream_raw(schedule):
+            yield self.finish(volumes, rows)
+
+    def stream_raw(self, schedule: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Return raw volumes and rows of one group after the other, for :meth:`finish`."""
         if self.resident is not None:
-            yield from map(self, schedule)
+            yield from ((self.raw(rows), rows) for rows in schedule)
             return
         load = _PinnedLoader(self.cached, self.device) if self.device.type == "cuda" else self._load
         pending: deque[tuple[Future[Tensor], np.ndarray]] = deque()
@@ -95,12 +104,12 @@ class VolumeReader:
     def _load(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.cached.load(rows)).to(self.device)
 
-    def _next(self, pending: deque[tuple[Future[Tensor], np.ndarray]]) -> Tensor:
+    def _next(self, pending: deque[tuple[Future[Tensor], np.ndarray]]) -> tuple[Tensor, np.ndarray]:
         future, rows = pending.popleft()
-        return self._finish(_arrived(future), rows)
+        return _arrived(future).float(), rows
 
-    def _finish(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
-        volumes = volumes.float()
+    def finish(self, volumes: Tensor, rows: np.ndarray) -> Tensor:
+        """Return what the network sees of raw volumes of these rows: standardised, deviations behind them."""
         plain = self.standardisation(volumes) if self.standardisation else volumes
         return torch.cat([plain, self.rendering(volumes, rows)], dim=1) if self.rendering else plain
 

@@ -189,29 +189,28 @@ def render_at_sites(
     return render_with(_with_sites(reference, maps), table.assign(**{SITE: site}))
 
 
-def take_out_sites(
-    load: Callable[[np.ndarray], np.ndarray], effects: Mapping[str, SiteEffect], table: pd.DataFrame
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what loads raw volumes as they would be at a site of the mean known effect, others as they are.
+def take_out_sites(volumes: Tensor, rows: np.ndarray, effects: Mapping[str, SiteEffect], table: pd.DataFrame) -> Tensor:
+    """Return raw volumes as they would be at a site of the mean known effect, those of other sites as they are.
 
     Parameters
     ----------
-    load : callable
-        Maps row numbers of ``table`` to raw volumes.
+    volumes : Tensor of shape (n, C, X, Y, Z)
+        Left as they are.
+    rows : int array of shape (n,)
+        Their rows of the table.
     effects : mapping of site to SiteEffect
     table : DataFrame
     """
-    sites = table[SITE].astype(str).to_numpy() if SITE in table else np.full(len(table), "")
-
-    def loaded(rows: np.ndarray) -> np.ndarray:
-        volumes = load(rows).astype(np.float32)
-        for place, row in enumerate(rows):
-            if (effect := effects.get(sites[row])) is not None:
-                group = int(effect.group_of(table["participant_id"].iloc[[row]])[0])
-                volumes[place] -= (effect.map(group) - effect.centre).numpy().reshape(volumes.shape[1:])
+    if not effects or SITE not in table:
         return volumes
-
-    return loaded
+    people, volumes = table.iloc[rows], volumes.clone()
+    for place, (site, participant_id) in enumerate(
+        zip(people[SITE].astype(str), people["participant_id"], strict=True)
+    ):
+        if (effect := effects.get(site)) is not None:
+            group = int(effect.group_of(pd.Series([participant_id]))[0])
+            volumes[place] -= (effect.map(group) - effect.centre).reshape(volumes.shape[1:]).to(volumes)
+    return volumes
 
 
 def _levels(reference: NormativeReference) -> tuple[str, ...]:

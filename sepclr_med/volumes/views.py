@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from sepclr_med.settings import ViewsConfig
+from sepclr_med.volumes.chains import ChainParameters, draw_seeds
 
 # Noise of a batch is cut from this many volumes of white noise: generators are serial on CPUs.
 NOISE_VOLUMES = 8
@@ -99,7 +100,9 @@ def draw_views(volumes: Tensor, views: ViewsConfig, generator: Generator) -> Ten
     return apply_views(volumes, draw_parameters(volumes.shape[0], tuple(volumes.shape[1:]), views, generator))
 
 
-def draw_parameters(n: int, shape: tuple[int, ...], views: ViewsConfig, generator: Generator) -> ViewParameters:
+def draw_parameters(
+    n: int, shape: tuple[int, ...], views: ViewsConfig, generator: Generator
+) -> ViewParameters | ChainParameters:
     """Draw what ``n`` views are made with, on the generator's device.
 
     Parameters
@@ -115,7 +118,8 @@ def draw_parameters(n: int, shape: tuple[int, ...], views: ViewsConfig, generato
 
     Returns
     -------
-    ViewParameters
+    ViewParameters or ChainParameters
+        The latter where a chain of transforms replaces these views.
 
     Examples
     --------
@@ -125,6 +129,8 @@ def draw_parameters(n: int, shape: tuple[int, ...], views: ViewsConfig, generato
     >>> torch.allclose(part, apply_views(volumes, parameters)[[1, 2, 4, 5]])
     True
     """
+    if views.chain is not None:
+        return draw_seeds(n, views, generator)
     draw = _Draw(n, shape[1:], generator)
     drawn: dict[str, Tensor] = {}
     if views.affine or views.flip or views.crop or views.elastic:
@@ -153,14 +159,14 @@ def draw_parameters(n: int, shape: tuple[int, ...], views: ViewsConfig, generato
     return ViewParameters(**drawn, blur_reach=max(1, int(3 * views.blur_sigma + 0.5)))
 
 
-def apply_views(volumes: Tensor, parameters: ViewParameters) -> Tensor:
+def apply_views(volumes: Tensor, parameters: ViewParameters | ChainParameters) -> Tensor:
     """Return the view of every volume that the parameters describe.
 
     Parameters
     ----------
     volumes : Tensor of shape (n, C, X, Y) or (n, C, X, Y, Z)
         As for :func:`draw_views`; left as they are.
-    parameters : ViewParameters
+    parameters : ViewParameters or ChainParameters
         One set per volume, from :func:`draw_parameters`.
 
     Returns
@@ -168,6 +174,8 @@ def apply_views(volumes: Tensor, parameters: ViewParameters) -> Tensor:
     Tensor
         Same shape.
     """
+    if isinstance(parameters, ChainParameters):
+        return parameters.apply(volumes)
     n_at_once = len(volumes)
     if volumes.device.type == "cpu":
         n_at_once = max(torch.get_num_threads(), VOXELS_AT_ONCE // volumes[0].numel())

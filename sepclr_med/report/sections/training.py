@@ -11,6 +11,7 @@ from markupsafe import Markup
 from sepclr_med.report import blocks
 from sepclr_med.report.collect import dig
 from sepclr_med.report.figures import Curve, draw_curves
+from sepclr_med.report.methods_model import name_chain, name_encoder
 from sepclr_med.report.wording import format_count, format_figure, format_seconds
 
 PANELS = {
@@ -89,10 +90,11 @@ def _settings(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("method", str(dig(config, "method", "name", default=""))),
         ("factors", f"{dims[0]} common, {dims[1]} salient" if None not in dims else ""),
         ("weights", "salient {}, null {}, joint {}".format(*weights) if None not in weights else ""),
-        ("network", str(dig(config, "network", "backbone", default=""))),
+        ("network", name_encoder(config)),
         (
             "images",
-            " ".join(
+            name_chain(config)
+            or " ".join(
                 filter(None, [str(dig(config, "volumes", "preset", default="")), f"at {spacing} mm" if spacing else ""])
             ),
         ),

@@ -1,0 +1,185 @@
+"""Code of your own in a run: transforms, views and encoders that are Python objects.
+
+A run folder keeps their fingerprint and, where there is one, the name they can be imported by; never the code itself.
+Nothing is imported because a file says so: only what this process was given (:func:`sepclr_med.use`), or what lies in a
+package that the environment variable ``SEPCLR_MED_TRUSTED`` names.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import os
+import sys
+import types
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import PurePath
+from typing import Any
+
+import joblib
+import numpy as np
+
+from sepclr_med.errors import ConfigError, Problem, RunError
+from sepclr_med.settings import OwnCode
+
+TRUSTED = "SEPCLR_MED_TRUSTED"
+# Packages whose classes are known by name and version; of all others the source counts too.
+INSTALLED = ("monai", "torch", "numpy", "builtins", "nibabel", "scipy", "functools")
+# The state of random numbers is set before each view.
+NOT_COUNTED = {"R", "_R"}
+
+_given: dict[str, Any] = {}
+
+
+def register(part: Any, what: str) -> OwnCode:
+    """Keep an object for this process, and return what a configuration says of it.
+
+    Parameters
+    ----------
+    part : object or str
+        A text is the name of one: ``package.module:name``.
+    what : str
+        What it is for, for messages.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be imported, or holds something that cannot be told from another.
+    """
+    name = part if isinstance(part, str) else _import_name(part)
+    found = _import(part, what) if isinstance(part, str) else part
+    code = OwnCode(python=name, sha256=fingerprint(found, what))
+    _given[code.sha256] = found
+    if name:
+        # Processes that this one starts (plan, cross-fits, several devices) import it.
+        package = name.split(":")[0].split(".")[0]
+        os.environ[TRUSTED] = ",".join(dict.fromkeys([*trusted(), package]))
+    return code
+
+
+def find_own(code: OwnCode, what: str) -> Any:
+    """Return the object that a configuration speaks of.
+
+    Raises
+    ------
+    RunError
+        When this process was not given it and may not import it, or what is imported is another by now.
+    """
+    if code.sha256 in _given:
+        return _given[code.sha256]
+    if code.python is None:
+        raise RunError(
+            f"{what}: made with a Python object that has no name to import it by, so only Python can build it again: "
+            "give the same object to sepclr_med.use(...) first, or put a function that returns it into a module"
+        )
+    package = code.python.split(":")[0].split(".")[0]
+    if package not in trusted():
+        raise RunError(
+            f"{what}: made with {code.python}, which is code. If you trust it, allow its package to be imported: "
+            f"{TRUSTED}={package} before the command"
+        )
+    found = _import(code.python, what)
+    if fingerprint(found, what) != code.sha256:
+        raise RunError(f"{what}: {code.python} is not what it was when this was made; restore it, or use a new name")
+    _given[code.sha256] = found
+    return found
+
+
+def trusted() -> list[str]:
+    """Return the packages whose code may be imported because a configuration names it."""
+    return [name for name in os.environ.get(TRUSTED, "").split(",") if name]
+
+
+def fingerprint(part: Any, what: str = "code") -> str:
+    """Return a hash of what an object holds: classes, settings, arrays, and the source of functions and own classes.
+
+    What a function calls is not looked into.
+
+    Raises
+    ------
+    ConfigError
+        For what cannot be told from another, such as an open file.
+
+    Examples
+    --------
+    >>> from monai.transforms import Orientationd
+    >>> one, same, other = (Orientationd("image", axcodes=axes) for axes in ("RAS", "RAS", "LPS"))
+    >>> fingerprint(one) == fingerprint(same), fingerprint(one) == fingerprint(other)
+    (True, False)
+    """
+    return str(joblib.hash(_plain(part, what, ())))
+
+
+def _plain(value: Any, what: str, above: tuple[int, ...]) -> Any:
+    """Return values that joblib hashes alike in every process; ``above`` are the objects that this one is part of."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return value
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "detach"):
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if isinstance(value, enum.Enum | np.dtype | slice | range | PurePath) or type(value).__module__ == "torch":
+        return repr(value)
+    if id(value) in above:
+        return f"level {above.index(id(value))}"
+    inside = partial(_plain, what=what, above=(*above, id(value)))
+    if isinstance(value, Mapping):
+        return sorted((str(key), inside(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return [inside(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(item) for item in value)
+    return _plain_object(value, what, inside)
+
+
+def _plain_object(value: Any, what: str, inside: Callable[[Any], Any]) -> Any:
+    if isinstance(value, type):
+        return [f"{value.__module__}.{value.__qualname__}", _source(value)]
+    if isinstance(value, types.MethodType):
+        return [inside(value.__func__), inside(value.__self__)]
+    if isinstance(value, types.FunctionType):
+        cells = [inside(cell.cell_contents) for cell in value.__closure__ or ()]
+        return [value.__module__, value.__qualname__, _source(value), inside(value.__defaults__), cells]
+    if isinstance(value, types.BuiltinFunctionType | np.ufunc):
+        return f"{getattr(value, '__module__', '')}.{value.__name__}"
+    if isinstance(value, partial):
+        return [inside(value.func), inside(value.args), inside(value.keywords)]
+    if hasattr(value, "__dict__"):
+        state = {name: item for name, item in vars(value).items() if name not in NOT_COUNTED}
+        return [inside(type(value)), inside(state)]
+    fix = "give a function of a module that returns the whole, and change its name when it changes"
+    raise ConfigError(
+        f"{what}: cannot be used", [Problem("cannot be told from another", got=repr(value)[:80], fix=fix)]
+    )
+
+
+def _source(part: Any) -> str:
+    if str(part.__module__).split(".")[0] in INSTALLED:
+        return ""
+    try:
+        return inspect.getsource(part)
+    except (OSError, TypeError):
+        code = getattr(part, "__code__", None)
+        return "" if code is None else repr((code.co_code, code.co_consts, code.co_names))
+
+
+def _import_name(part: Any) -> str | None:
+    module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
+    if not isinstance(name, str) or module in (None, "__main__") or "<" in name:
+        return None
+    found = sys.modules.get(module)
+    for word in name.split("."):
+        found = getattr(found, word, None)
+    return f"{module}:{name}" if found is part else None
+
+
+def _import(name: str, what: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        found = import_module(module)
+        for word in attribute.split("."):
+            found = getattr(found, word)
+    except (ImportError, AttributeError, ValueError) as error:
+        said = Problem(str(error), got=name, allowed="package.module:name", fix="check the name and PYTHONPATH")
+        raise ConfigError(f"{what}: cannot be imported", [said]) from None
+    return found
