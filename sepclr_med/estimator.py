@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from sepclr_med.cohort.embeddings import factor_columns
-from sepclr_med.cohort.labels import find_targets
+from sepclr_med.cohort.label_groups import find_targets
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
 from sepclr_med.cohort.niimgs import tabulate_images
 from sepclr_med.config import Config, dump_config, load_config

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from sepclr_med import SepCLREstimator, embed, read_manifest, simulate
 from sepclr_med.cohort.embeddings import factor_columns
-from sepclr_med.cohort.labels import find_targets
+from sepclr_med.cohort.label_groups import find_targets
 from sepclr_med.errors import ConfigError, ManifestError, UserError, VolumeError
 
 SETTINGS = {"network.width": 2, "training.threads": 1, "evaluation.voxel_pca_components": 3}

@@ -1,66 +1,111 @@
-"""Which labels are of controls and which of patients, where they come as a list and not as a manifest."""
+"""Columns of the manifest as numbers that a loss can use: standardised, coded, or spread over columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from sepclr_med.errors import ConfigError, Problem
+from sepclr_med.cohort.covariates import require_columns
+from sepclr_med.errors import ManifestError, Problem
+
+Kind = Literal["continuous", "discrete", "design"]
 
 
-def find_targets(labels: np.ndarray | None, background: Any, target: Any) -> np.ndarray:
-    """Return which labels are of patients, shape (n,), bool.
+class Wanted(NamedTuple):
+    """A column that a method asks for, what for, and as what.
+
+    ``design`` spreads a column of either kind over as many numbers as it needs, missing values at the mean.
+    """
+
+    purpose: str
+    column: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of every row of a table.
 
     Parameters
     ----------
-    labels : ndarray of shape (n,)
-    background, target : label, sequence of labels or None
-        One of the two is enough.
+    numbers : array of shape (n, L), float32
+        Missing is NaN, except in a design.
+    places : dict of (str, str) to slice
+        Columns of each (purpose, column of the manifest).
+    levels : dict of str to list of str
+        What the codes of each discrete column mean.
+    """
+
+    numbers: np.ndarray
+    places: dict[tuple[str, str], slice]
+    levels: dict[str, list[str]]
+
+
+def encode_labels(table: pd.DataFrame, wanted: list[Wanted], is_train: np.ndarray) -> Labels:
+    """Encode the columns that a method asks for; means, deviations and levels come from training rows.
+
+    Parameters
+    ----------
+    table : DataFrame
+    wanted : list of Wanted
+    is_train : bool array of shape (n,)
+
+    Returns
+    -------
+    Labels
 
     Raises
     ------
-    ConfigError
-        When neither is given, a label is in neither or both, or a group is empty.
+    ManifestError
+        When a column is absent, holds no numbers although it is continuous, or has no value in training.
 
     Examples
     --------
-    >>> find_targets(np.array(["HC", "MDD", "BD"]), "HC", None).tolist()
-    [False, True, True]
+    >>> table = pd.DataFrame({"age": [30.0, 50.0, 70.0], "sex": ["F", "M", None]})
+    >>> wanted = [Wanted("common", "age", "continuous"), Wanted("common", "sex", "discrete")]
+    >>> encode_labels(table, wanted, np.array([True, True, False])).numbers
+    array([[-1.,  0.],
+           [ 1.,  1.],
+           [ 3., nan]], dtype=float32)
     """
-    if labels is None:
-        raise ConfigError("fit: requires y to be passed, but the target y is None", [])
-    if labels.ndim != 1:
-        raise ConfigError("fit: y", [Problem(f"{labels.ndim} dimensions", allowed="one label for each image")])
-    seen = sorted(set(map(str, labels.tolist())))
-    groups = {name: _as_labels(given) for name, given in (("background", background), ("target", target))}
-    if not groups["background"] and not groups["target"]:
-        fix = f'SepCLREstimator(background="{seen[0]}")' if seen else "background=..."
-        wrong = Problem("who are the controls?", got=", ".join(seen[:10]), allowed="labels of y", fix=fix)
-        raise ConfigError("fit: name the label of controls (background) or of patients (target)", [wrong])
-    for name, other in (("background", "target"), ("target", "background")):
-        groups[name] = groups[name] or [label for label in seen if label not in groups[other]]
-    problems = [
-        Problem(
-            f"y has the label {label}, which is neither background nor target",
-            allowed=", ".join(groups["background"] + groups["target"]),
-        )
-        for label in seen
-        if label not in groups["background"] + groups["target"]
-    ]
-    problems += [Problem(f"no label of y is {name}", got=", ".join(groups[name]) or "none", allowed=", ".join(seen))
-                 for name in groups if not set(groups[name]) & set(seen)]  # fmt: skip
-    if both := sorted(set(groups["background"]) & set(groups["target"])):
-        problems.append(Problem(f"{', '.join(both)} is background and target", fix="keep it in one"))
+    require_columns(table, [label.column for label in wanted])
+    problems = [problem for label in wanted for problem in _problems(table[label.column], label, is_train)]
     if problems:
-        raise ConfigError("fit: labels and groups do not agree", problems)
-    return np.isin([str(label) for label in labels.tolist()], groups["target"])
+        raise ManifestError(f"columns cannot be used by the method: {len(problems)} problem(s)", problems)
+    parts, places, levels, start = [np.empty((len(table), 0))], {}, {}, 0
+    for label in wanted:
+        levels[label.column] = _levels(table[label.column][is_train])
+        part = _encode(table[label.column], label.kind, is_train)
+        places[label.purpose, label.column] = slice(start, start + part.shape[1])
+        parts.append(part)
+        start += part.shape[1]
+    return Labels(np.concatenate(parts, axis=1).astype(np.float32), places, levels)
 
 
-def _as_labels(given: Any) -> list[str]:
-    if given is None:
-        return []
-    if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray | set):
-        return [str(given)]
-    return [str(label) for label in given]
+def _problems(values: pd.Series, label: Wanted, is_train: np.ndarray) -> list[Problem]:
+    if label.kind == "continuous" and not pd.api.types.is_numeric_dtype(values):
+        fix = f"say {label.column}: discrete, or give numbers"
+        return [Problem("not a number, and asked for as continuous", column=label.column, fix=fix)]
+    if not values[is_train].notna().any():
+        return [Problem("no value in the training part", column=label.column, fix="leave it out")]
+    return []
+
+
+def _encode(values: pd.Series, kind: Kind, is_train: np.ndarray) -> np.ndarray:
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if kind == "continuous" or (kind == "design" and numeric):
+        numbers = values.to_numpy(dtype=float, na_value=np.nan)
+        spread = np.nanstd(numbers[is_train]) or 1.0
+        standard = ((numbers - np.nanmean(numbers[is_train])) / spread)[:, None]
+        return np.nan_to_num(standard, nan=0.0) if kind == "design" else standard
+    levels = _levels(values[is_train])
+    placed = values.astype(object).map(lambda value: levels.index(str(value)) if str(value) in levels else np.nan)
+    codes = placed.to_numpy(dtype=float)
+    return codes[:, None] if kind == "discrete" else (codes[:, None] == np.arange(len(levels))).astype(float)
+
+
+def _levels(values: pd.Series) -> list[str]:
+    return sorted(set(values.dropna().astype(str)))
