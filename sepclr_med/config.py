@@ -161,14 +161,18 @@ def _suggest_recipe(path: Path) -> str:
 
 def _describe_yaml_error(error: yaml.YAMLError, file: str, fix: str) -> Problem:
     said = " ".join(str(error).split())
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return Problem(said, file=file, fix=fix)
     if "'\\t'" in said:
         wrong, fix = "a tab, where YAML wants spaces", "write two spaces in its place"
     else:
         wrong = " ".join(part for part in (error.context, error.problem) if part)
-    return Problem(f"{wrong} (column {mark.column + 1} of the line)", file=file, row=mark.line + 1, fix=fix)
+    return Problem(
+        f"{wrong} (column {error.problem_mark.column + 1} of the line)",
+        file=file,
+        row=error.problem_mark.line + 1,
+        fix=fix,
+    )
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:

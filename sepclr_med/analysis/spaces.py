@@ -125,7 +125,7 @@ def describe_coverage(spaces: list[Space], manifest: pd.DataFrame) -> list[str]:
         moved = {
             place
             for space in spaces
-            for place, here in space.rows["split"].items()
+            for place, here in zip(space.rows.index, space.rows["split"], strict=True)
             if named[place] not in (here, MISSING)
         }
         if moved:

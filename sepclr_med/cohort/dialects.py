@@ -58,14 +58,16 @@ def translate_table(cells: pd.DataFrame, rules: TableRules, file: str) -> tuple[
             cells[column] = _as_text(as_numbers(cells[column]) * UNITS[unit], cells[column])
     for column, parts in rules.sums.items():
         if set(parts) <= set(cells.columns):
-            total = sum(as_numbers(cells[part]) for part in parts)
+            total = pd.concat([as_numbers(cells[part]) for part in parts], axis=1).sum(axis=1, skipna=False)
             cells[column] = _as_text(total, pd.Series(index=cells.index, dtype=object))
     for column, levels in rules.levels.items():
         if column in cells:
             cells[column], found = _name_levels(cells[column], levels, Problem("", file, column=column))
             problems += found
-    keys = {rules.key: "participant_id"} | ({rules.session: "session_id"} if rules.session in cells else {})
-    return cells.rename(columns={**rules.rename, **keys}), problems
+    names = {**rules.rename, rules.key: "participant_id"}
+    if rules.session is not None and rules.session in cells:
+        names[rules.session] = "session_id"
+    return cells.rename(columns=names), problems
 
 
 def _find_columns(cells: pd.DataFrame, rules: TableRules, file: str) -> tuple[dict[str, str], list[Problem]]:

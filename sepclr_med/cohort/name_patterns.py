@@ -28,7 +28,9 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """
     if len(pattern) > LONGEST:
         raise ValueError(f"a pattern of more than {LONGEST} characters")
-    parts, seen, end = [], set(), 0
+    parts: list[str] = []
+    seen: set[str] = set()
+    end = 0
     for place in PLACE.finditer(pattern):
         parts.append(_literal(pattern[end : place.start()], pattern))
         parts.append("[^/]*" if place[3] else _group(place[1], place[2], seen, pattern))
