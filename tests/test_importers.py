@@ -140,7 +140,7 @@ def test_names_are_recognised_however_they_are_written():
         ({"tables": [{"files": ["a.tsv"], "rename": {"a": "age", "b": "age"}}]}, "two columns become age"),
         ({"tables": [{"files": ["../a.tsv"]}]}, "a file in the folder is meant"),
         ({"tables": [{"files": ["/etc/passwd"]}]}, "a file in the folder is meant"),
-        ({"background": "control"}, "background: Input should be a valid list"),
+        ({"background": "control"}, "background: not a list: write"),
     ],
 )
 def test_an_importer_of_ones_own_is_refused_with_the_key_and_what_is_allowed(tmp_path, changes, said):
