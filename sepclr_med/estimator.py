@@ -9,12 +9,14 @@ import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -33,6 +35,8 @@ BACKGROUND, TARGET = "control", "patient"
 SPACES = {"salient": ("salient",), "common": ("common",), "both": ("common", "salient")}
 # Columns that say whose an image is; all others are adjusted for.
 IDENTITY = ("participant_id", "session_id", "family_id")
+# Columns of a manifest that say what is done with an image, or what is to be learned: nothing to adjust for.
+NO_COVARIATES = ("image_path", "mask_path", "diagnosis", "run", "qc", "split", "fold")
 
 
 class SepCLREstimator(TransformerMixin, BaseEstimator):
@@ -150,7 +154,9 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         ------
         ConfigError
             When a parameter makes no sense, or the labels do not say who is a control.
-        ManifestError, VolumeError, RunError
+        ManifestError
+            When covariates have columns that are none, such as the diagnosis, or as :func:`sepclr_med.fit`.
+        VolumeError, RunError
             As :func:`sepclr_med.fit`.
         """
         config = self._configure(covariates)
@@ -158,8 +164,11 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         is_target = find_targets(labels, self.background, self.target)
         work = self._open()
         manifest = _tabulate(X, covariates, work, diagnosis=np.where(is_target, TARGET, BACKGROUND), split="train")
-        run = work / "runs" / _name_run(manifest, config)
-        fit(manifest, config, run)
+        name = _name_run(manifest, config)
+        run = work / "runs" / name
+        # A search over what comes behind fits the same twice at once in several processes: one trains, the other waits.
+        with _waiting(work / "locks" / f"{name}.lock"):
+            fit(manifest, config, run)
         self.run_, self.classes_ = run, np.unique(labels)
         self.n_background_, self.n_target_ = int((~is_target).sum()), int(is_target.sum())
         self.covariates_ = _adjusted_for(covariates)
@@ -310,6 +319,7 @@ def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **column
     table = tabulate_images(images, work / "images")
     if covariates is not None and not isinstance(covariates, pd.DataFrame):
         raise ManifestError("covariates", [Problem(f"a {type(covariates).__name__}", allowed="a DataFrame")])
+    _refuse_no_covariates(covariates)
     lengths = {"covariates": covariates, **{name: values for name, values in columns.items() if name != "split"}}
     wrong = [
         Problem(
@@ -330,6 +340,14 @@ def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **column
     return manifest
 
 
+def _refuse_no_covariates(covariates: pd.DataFrame | None) -> None:
+    found = [] if covariates is None else [str(name) for name in covariates if name in NO_COVARIATES]
+    if found:
+        fix = 'give what is adjusted for alone, such as covariates=table[["age", "sex", "site"]]'
+        wrong = Problem("not covariates", got=", ".join(found), fix=fix)
+        raise ManifestError("covariates cannot be used", [wrong])
+
+
 def _adjusted_for(covariates: pd.DataFrame | None) -> list[str]:
     return [] if covariates is None else [str(name) for name in covariates if name not in IDENTITY]
 
@@ -342,6 +360,13 @@ def _as_yaml(key: str, value: Any) -> str:
             str(error), got=repr(value)[:80], allowed="numbers, texts, lists, mappings", fix=f"change {key}"
         )
         raise ConfigError(f"SepCLREstimator: {key}", [wrong]) from None
+
+
+@contextmanager
+def _waiting(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 def _name_run(manifest: pd.DataFrame, config: Config) -> str:

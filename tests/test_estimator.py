@@ -218,6 +218,34 @@ def test_labels_that_do_not_say_who_is_a_control_are_refused(train):
         find_targets(np.array(["control", "HC", "patient"]), "HC", "patient")
     assert find_targets(np.array([0, 1, 2]), 0, [1, 2]).tolist() == [False, True, True]
     assert find_targets(np.array([True, False]), False, None).tolist() == [True, False]
+    assert find_targets(np.array([0.0, 1.0]), 0, None).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("unknown", [None, float("nan"), "n/a", ""])
+def test_a_missing_label_is_nobodys_patient(unknown):
+    with pytest.raises(ConfigError, match=r"1 labels are missing; got \"y\[1\] first\""):
+        find_targets(np.array(["HC", unknown, "MDD"], dtype=object), "HC", None)
+
+
+@pytest.mark.parametrize("column", ["diagnosis", "image_path", "split", "qc"])
+def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column):
+    table = train.assign(qc="pass")[["age", column]]
+    with pytest.raises(ManifestError, match=f'not covariates; got "{column}"'):
+        small(work_dir=tmp_path).fit(list(train["image_path"]), train["diagnosis"], table)
+
+
+@pytest.mark.slow
+def test_two_processes_that_need_the_same_fit_train_it_once(train, tmp_path):
+    search = GridSearchCV(
+        make_pipeline(small(work_dir=tmp_path), LogisticRegression()),
+        {"logisticregression__C": [0.1, 1.0]},
+        cv=[(np.arange(0, 16), np.arange(16, 24))],
+        n_jobs=2,
+        refit=False,
+        error_score="raise",
+    )
+    search.fit(list(train["image_path"]), train["diagnosis"])
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
