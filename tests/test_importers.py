@@ -251,6 +251,15 @@ def test_patterns_mean_nothing_but_their_places(pattern, name, held):
     assert rewrite_name(name, {pattern: "changed"}) == (name if held is None else "changed")
 
 
+def test_the_next_command_can_be_pasted_where_a_diagnosis_has_two_words(tmp_path):
+    build(tmp_path, CASES["ds002748"])
+    own = tmp_path / "own.yaml"
+    own.write_text(list_importers()["ds002748"].read_text().replace("depression", "major depression"))
+    run = CliRunner().invoke(app, ["manifest", str(tmp_path), "-o", str(tmp_path / "m.tsv"), "--cohort", str(own)])
+    assert run.exit_code == 0, run.output
+    assert "--background control --target 'major depression'" in run.output
+
+
 def test_the_command_lists_reads_and_says_what_comes_next(tmp_path):
     shown = CliRunner().invoke(app, ["manifest", "--cohort", "list"])
     assert shown.exit_code == 0
