@@ -25,7 +25,12 @@ class Level(str, Enum):
     group = "group"
 
 
-@app.command("bids-app", rich_help_panel="Results")
+def _hyphenate(word: str) -> str:
+    """BIDS Apps write options with underscores."""
+    return word.replace("_", "-")
+
+
+@app.command("bids-app", rich_help_panel="Results", context_settings={"token_normalize_func": _hyphenate})
 def run_bids_app(
     bids_dir: Annotated[Path, typer.Argument(help="BIDS folder; it is only read.", show_default=False)],
     output_dir: Annotated[Path, typer.Argument(help="Folder for everything that is made.", show_default=False)],
@@ -35,12 +40,7 @@ def run_bids_app(
     ] = None,
     participant_label: Annotated[
         list[str] | None,
-        typer.Option(
-            "--participant-label",
-            "--participant_label",
-            metavar="LABEL [LABEL ...]",
-            help="Only these, with or without sub-.",
-        ),
+        typer.Option(metavar="LABEL ...", help="Only these, with or without sub-."),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Recipe; its section cohort.bids says which images.")
