@@ -16,7 +16,9 @@ import pytest
 
 from sepclr_med import load_config
 from sepclr_med.cli import app, main
+from sepclr_med.cli.completion import complete_diagnoses
 from sepclr_med.cohort.manifest import read_manifest, relative_path, write_manifest
+from sepclr_med.cohort.misplaced import holds_dicom, suggest_path
 from sepclr_med.recipes import Answers, write_recipe
 from sepclr_med.standing import find_standing
 
@@ -322,3 +324,20 @@ def test_words_of_the_table_cannot_leave_a_comment_of_the_recipe(tmp_path):
 def test_the_next_command_names_both_groups_where_the_table_has_one(tmp_path):
     (tmp_path / "m.tsv").write_text("participant_id\timage_path\tdiagnosis\n01\t01.nii\tHC\n02\t02.nii\tHC\n")
     assert find_standing(tmp_path / "m.tsv").follows.endswith("--background HC --target PATIENTS")
+
+
+def test_folders_that_may_not_be_listed_and_odd_words_stop_no_hint(tmp_path, monkeypatch):
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert holds_dicom(tmp_path)
+    assert suggest_path(tmp_path / "lost+found" / "01.nii") == ""
+    monkeypatch.setenv("COMP_WORDS", f"sepclr-med\ncheck\n~nobody-of-this-name\n{'x' * 300}\n--target\n")
+    assert complete_diagnoses("") == []

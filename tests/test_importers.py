@@ -234,6 +234,22 @@ def test_rules_are_applied_to_rows_codes_units_and_sums():
         translate_table(cells, rules.model_copy(update={"keep": {"ID": ["Z*"]}}), "a.csv")
 
 
+def test_a_column_with_the_name_of_one_that_is_made_is_refused():
+    rules = TableRules(files=["a.csv"], key="ID", rename={"DX": "diagnosis"}, sums={"age": ["First", "Since"]})
+    cells = pd.DataFrame(
+        [["7", "1", "old", "30", "1", "2"]], columns=["ID", "DX", "diagnosis", "First", "Since", "age"]
+    )
+    with pytest.raises(ManifestError) as refused:
+        translate_table(cells, rules, "a.csv")
+    assert [(problem.column, problem.got) for problem in refused.value.problems] == [
+        ("diagnosis", "of DX"),
+        ("age", "of First + Since"),
+    ]
+    # One that is itself renamed is not in the way, nor one that nothing is made of.
+    swapped = rules.model_copy(update={"rename": {"DX": "diagnosis", "diagnosis": "note"}, "sums": {"age": ["Gone"]}})
+    assert list(translate_table(cells, swapped, "a.csv")[0])[:3] == ["participant_id", "diagnosis", "note"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "name", "held"),
     [
