@@ -15,7 +15,7 @@ import mistaken_studies as studies
 import pytest
 
 from sepclr_med import load_config
-from sepclr_med.cli import app, main
+from sepclr_med.cli import app
 from sepclr_med.cli.completion import complete_diagnoses
 from sepclr_med.cohort.manifest import read_manifest, relative_path, write_manifest
 from sepclr_med.cohort.misplaced import holds_dicom, suggest_path
@@ -40,18 +40,6 @@ def study(untouched, tmp_path, monkeypatch):
     folder = shutil.copytree(untouched, tmp_path / "study")
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture
-def run_verb(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["sepclr-med", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def environment(**more):

@@ -29,7 +29,9 @@ from sepclr_med.cohort.importers import (
 from sepclr_med.cohort.manifest import assign_roles, read_manifest, write_manifest
 from sepclr_med.cohort.name_patterns import compile_pattern, rewrite_name
 from sepclr_med.errors import ConfigError, ManifestError
-from sepclr_med.settings import BidsConfig
+from sepclr_med.pipeline import find_cohort
+from sepclr_med.rundir import RunDir
+from sepclr_med.settings import BidsConfig, CohortConfig
 
 ROOT = Path(__file__).parents[1]
 KNOWN = sorted(list_importers())
@@ -265,6 +267,19 @@ def test_patterns_mean_nothing_but_their_places(pattern, name, held):
     found = compile_pattern(pattern).fullmatch(name)
     assert (found and found.groupdict()) == held
     assert rewrite_name(name, {pattern: "changed"}) == (name if held is None else "changed")
+
+
+def test_an_importer_beside_a_recipe_is_found_from_anywhere(tmp_path, monkeypatch):
+    for name in ("data", "elsewhere"):
+        (tmp_path / name).mkdir()
+    build(tmp_path / "data", CASES["ds002748"])
+    own = list_importers()["ds002748"].read_text().replace("depression", "sadness")
+    (tmp_path / "own.yaml").write_text(own)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for cohort, patients in (("own.yaml", "sadness"), ("ds002748", "depression")):
+        bids = BidsConfig(root="data", cohort=cohort)
+        found = find_cohort(CohortConfig(bids=bids), tmp_path, RunDir(tmp_path / "run"))
+        assert set(found["diagnosis"]) == {"control", patients}
 
 
 def test_the_next_command_can_be_pasted_where_a_diagnosis_has_two_words(tmp_path):
