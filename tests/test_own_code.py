@@ -1,7 +1,9 @@
 """MONAI's networks and transforms, and code of one's own: trained with, cached by content, found again or refused."""
 
 import importlib
+import inspect
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +17,7 @@ from monai.transforms import Compose, Lambdad, MapTransform, RandFlipd, RandGaus
 from sepclr_med import embed, export, fit, load_config, simulate, use
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.config import Config
+from sepclr_med.encoders import monai_builder
 from sepclr_med.errors import ConfigError, RunError
 from sepclr_med.methods import build_network
 from sepclr_med.own_code import find_own, fingerprint
@@ -284,11 +287,20 @@ def test_views_of_a_chain_depend_on_seed_and_place_only(config):
         ({"network": {"_target_": "DenseNet12"}}, 'did you mean "DenseNet'),
         ({"network": {"_target_": "os.system"}}, "no network of monai"),
         ({"network": {"_target_": "DenseNet121", "in_channels": "$print(1)"}}, "plain values only"),
+        ({"network": {"_target_": "resnet18", "pretrained": True}}, "fetches no weights"),
+        ({"network": {"_target_": "HoVerNet", "pretrained_url": "https://example.org/w.pt"}}, "fetches no weights"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_to_do(given, said):
     with pytest.raises(ConfigError, match=f"(?s){said}"):
         use(Config(), **given)
+
+
+def test_networks_that_fetch_weights_by_default_are_told_not_to(monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)
+    spec = {"_target_": "EfficientNetBN", "model_name": "efficientnet-b0", "spatial_dims": 2, "in_channels": 3}
+    assert inspect.signature(nets.EfficientNetBN).parameters["pretrained"].default is True
+    assert isinstance(monai_builder(spec)(), nets.EfficientNetBN)
 
 
 def test_wrong_shapes_and_arguments_are_named():
