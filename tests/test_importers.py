@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -280,6 +281,18 @@ def test_an_importer_beside_a_recipe_is_found_from_anywhere(tmp_path, monkeypatc
         bids = BidsConfig(root="data", cohort=cohort)
         found = find_cohort(CohortConfig(bids=bids), tmp_path, RunDir(tmp_path / "run"))
         assert set(found["diagnosis"]) == {"control", patients}
+
+
+def test_openbhb_is_read_from_the_folder_it_is_downloaded_to(tmp_path):
+    case = CASES["openbhb"]
+    parts = dict(zip(("999000000001", "999000000002"), ("train", "val"), strict=True))
+    paths = [f"{parts[path[4:16]]}/derivatives/{path}" for path in case.images]
+    build(tmp_path, replace(case, images=paths))
+    found = find_images(tmp_path, cohort="openbhb")[0]
+    assert found["participant_id"].tolist() == ["sub-999000000001", "sub-999000000002"]
+    assert found["session_id"].tolist() == ["ses-1", "ses-1"]
+    assert found["sex"].tolist() == ["M", "F"]
+    assert all("cat12vbm" in path for path in found["image_path"])
 
 
 def test_the_next_command_can_be_pasted_where_a_diagnosis_has_two_words(tmp_path):
