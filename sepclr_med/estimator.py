@@ -331,12 +331,14 @@ def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **column
     ]
     if wrong or table.empty:
         raise ManifestError("images and tables do not agree", wrong or [Problem("no images", allowed="one or more")])
+    contents = table["participant_id"].tolist()
     if covariates is not None:
         table = table.assign(**{str(name): covariates[name].to_numpy() for name in covariates})
     with tempfile.TemporaryDirectory(prefix="sepclr_med-") as folder:
         path = write_manifest(table.assign(**columns), Path(folder) / "manifest.tsv")
         manifest = read_manifest(path, required=["participant_id", "image_path"])
     manifest.attrs.pop("ledger", None)
+    manifest.attrs["contents"] = contents
     return manifest
 
 
@@ -370,4 +372,6 @@ def _waiting(lock: Path) -> Iterator[None]:
 
 
 def _name_run(manifest: pd.DataFrame, config: Config) -> str:
-    return hashlib.sha256((manifest_hash(manifest) + dump_config(config)).encode()).hexdigest()[:16]
+    # Of an image's path a manifest's hash knows the name alone; ids that were given say nothing of what the file holds.
+    said = [manifest_hash(manifest), *manifest.attrs["contents"], dump_config(config)]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]

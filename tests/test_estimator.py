@@ -109,6 +109,22 @@ def test_a_pickle_carries_the_run_without_paths_and_without_pickled_weights(fitt
     np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
 
 
+def test_other_images_of_the_same_names_and_people_are_another_run(train, tmp_path):
+    rows = train.groupby("diagnosis").head(4)
+    people, runs = rows[["participant_id"]], []
+    settings = {**SETTINGS, "method.salient_input": "plain"}
+    for version in ("raw", "doubled"):
+        (tmp_path / version).mkdir()
+        for path in rows["image_path"]:
+            image = nibabel.load(path)
+            voxels = image.get_fdata(dtype=np.float32) * (2 if version == "doubled" else 1)
+            nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / version / Path(path).name)
+        images = [tmp_path / version / Path(path).name for path in rows["image_path"]]
+        estimator = small(work_dir=tmp_path / "work", settings=settings, batch_size=4)
+        runs.append(estimator.fit(images, rows["diagnosis"], people).run_)
+    assert runs[0] != runs[1]
+
+
 @pytest.mark.slow
 def test_a_pickle_works_in_another_process_and_can_be_pickled_again(fitted, test, tmp_path):
     (tmp_path / "e.pkl").write_bytes(pickle.dumps(fitted))
