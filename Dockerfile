@@ -14,8 +14,9 @@ COPY constraints.txt ./
 # The versions are in PIP_CONSTRAINT.
 # hadolint ignore=DL3013
 RUN if [ -n "${TORCH_INDEX}" ]; then python -m pip install --index-url "${TORCH_INDEX}" torch; fi
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY sepclr_med sepclr_med
+COPY data_manifests data_manifests
 # hadolint ignore=DL3013
 RUN python -m pip install '.[explain]'
 COPY pipelines pipelines

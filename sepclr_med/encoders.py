@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from sepclr_med.errors import ConfigError, Problem, did_you_mean
 
 GIVEN = ("spatial_dims", "in_channels", "n_features")
+# Arguments by which MONAI's networks read weights from a server or a file.
+FETCHED = ("pretrained", "weights")
 NEEDED = "a function of spatial_dims, in_channels and n_features that returns a network"
 EXAMPLE = "{_target_: DenseNet121, spatial_dims: 3, in_channels: '@in_channels', out_channels: '@n_features'}"
 
@@ -106,7 +108,7 @@ def monai_builder(encoder: Mapping[str, Any], spatial_size: tuple[int, ...] = ()
     Raises
     ------
     ConfigError
-        For an unknown network, reference or argument.
+        For an unknown network, reference or argument, or one that would fetch weights.
 
     Examples
     --------
@@ -127,10 +129,16 @@ def monai_builder(encoder: Mapping[str, Any], spatial_size: tuple[int, ...] = ()
     if strange:
         wrong = Problem("not a value", got=strange[0], allowed=", ".join(sorted(references)), fix="plain values only")
         raise ConfigError("network.encoder: cannot be used", [wrong])
+    if asked := [key for key, value in encoder.items() if key.startswith(FETCHED) and value]:
+        fix = "leave it out; to begin with weights you have, give a function that builds the network (docs/own_code.md)"
+        wrong = Problem("a recipe fetches no weights", got=f"{asked[0]}: {encoder[asked[0]]}"[:80], fix=fix)
+        raise ConfigError("network.encoder: cannot be used", [wrong])
+    # Some networks of MONAI fetch weights unless they are told not to.
+    offline = {"pretrained": False} if "pretrained" in inspect.signature(target).parameters else {}
 
     def build(**given: int) -> nn.Module:
         values = {f"@{word}": value for word, value in {**given, "spatial_size": tuple(spatial_size)}.items()}
-        arguments = {
+        arguments = offline | {
             key: values.get(value, value) if isinstance(value, str) else value
             for key, value in encoder.items()
             if key != "_target_"

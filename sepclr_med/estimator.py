@@ -9,12 +9,14 @@ import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -33,6 +35,8 @@ BACKGROUND, TARGET = "control", "patient"
 SPACES = {"salient": ("salient",), "common": ("common",), "both": ("common", "salient")}
 # Columns that say whose an image is; all others are adjusted for.
 IDENTITY = ("participant_id", "session_id", "family_id")
+# Columns of a manifest that say what is done with an image, or what is to be learned: nothing to adjust for.
+NO_COVARIATES = ("image_path", "mask_path", "diagnosis", "run", "qc", "split", "fold")
 
 
 class SepCLREstimator(TransformerMixin, BaseEstimator):
@@ -150,7 +154,9 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         ------
         ConfigError
             When a parameter makes no sense, or the labels do not say who is a control.
-        ManifestError, VolumeError, RunError
+        ManifestError
+            When covariates have columns that are none, such as the diagnosis, or as :func:`sepclr_med.fit`.
+        VolumeError, RunError
             As :func:`sepclr_med.fit`.
         """
         config = self._configure(covariates)
@@ -158,8 +164,11 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         is_target = find_targets(labels, self.background, self.target)
         work = self._open()
         manifest = _tabulate(X, covariates, work, diagnosis=np.where(is_target, TARGET, BACKGROUND), split="train")
-        run = work / "runs" / _name_run(manifest, config)
-        fit(manifest, config, run)
+        name = _name_run(manifest, config)
+        run = work / "runs" / name
+        # A search over what comes behind fits the same twice at once in several processes: one trains, the other waits.
+        with _waiting(work / "locks" / f"{name}.lock"):
+            fit(manifest, config, run)
         self.run_, self.classes_ = run, np.unique(labels)
         self.n_background_, self.n_target_ = int((~is_target).sum()), int(is_target.sum())
         self.covariates_ = _adjusted_for(covariates)
@@ -310,6 +319,7 @@ def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **column
     table = tabulate_images(images, work / "images")
     if covariates is not None and not isinstance(covariates, pd.DataFrame):
         raise ManifestError("covariates", [Problem(f"a {type(covariates).__name__}", allowed="a DataFrame")])
+    _refuse_no_covariates(covariates)
     lengths = {"covariates": covariates, **{name: values for name, values in columns.items() if name != "split"}}
     wrong = [
         Problem(
@@ -321,13 +331,23 @@ def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **column
     ]
     if wrong or table.empty:
         raise ManifestError("images and tables do not agree", wrong or [Problem("no images", allowed="one or more")])
+    contents = table["participant_id"].tolist()
     if covariates is not None:
         table = table.assign(**{str(name): covariates[name].to_numpy() for name in covariates})
     with tempfile.TemporaryDirectory(prefix="sepclr_med-") as folder:
         path = write_manifest(table.assign(**columns), Path(folder) / "manifest.tsv")
         manifest = read_manifest(path, required=["participant_id", "image_path"])
     manifest.attrs.pop("ledger", None)
+    manifest.attrs["contents"] = contents
     return manifest
+
+
+def _refuse_no_covariates(covariates: pd.DataFrame | None) -> None:
+    found = [] if covariates is None else [str(name) for name in covariates if name in NO_COVARIATES]
+    if found:
+        fix = 'give what is adjusted for alone, such as covariates=table[["age", "sex", "site"]]'
+        wrong = Problem("not covariates", got=", ".join(found), fix=fix)
+        raise ManifestError("covariates cannot be used", [wrong])
 
 
 def _adjusted_for(covariates: pd.DataFrame | None) -> list[str]:
@@ -344,5 +364,14 @@ def _as_yaml(key: str, value: Any) -> str:
         raise ConfigError(f"SepCLREstimator: {key}", [wrong]) from None
 
 
+@contextmanager
+def _waiting(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
+
+
 def _name_run(manifest: pd.DataFrame, config: Config) -> str:
-    return hashlib.sha256((manifest_hash(manifest) + dump_config(config)).encode()).hexdigest()[:16]
+    # Of an image's path a manifest's hash knows the name alone; ids that were given say nothing of what the file holds.
+    said = [manifest_hash(manifest), *manifest.attrs["contents"], dump_config(config)]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]

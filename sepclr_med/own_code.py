@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import io
 import os
 import sys
 import types
@@ -25,8 +26,8 @@ from sepclr_med.errors import ConfigError, Problem, RunError
 from sepclr_med.settings import OwnCode
 
 TRUSTED = "SEPCLR_MED_TRUSTED"
-# Packages whose classes are known by name and version; of all others the source counts too.
-INSTALLED = ("monai", "torch", "numpy", "builtins", "nibabel", "scipy", "functools")
+# Packages whose classes are known by name, as are Python's own; of all others the source counts too.
+INSTALLED = ("monai", "torch", "numpy", "nibabel", "scipy")
 # The state of random numbers is set before each view.
 NOT_COUNTED = {"R", "_R"}
 
@@ -116,8 +117,10 @@ def _plain(value: Any, what: str, above: tuple[int, ...]) -> Any:
     """Return values that joblib hashes alike in every process; ``above`` are the objects that this one is part of."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return value
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "detach"):
-        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    if hasattr(value, "detach") and hasattr(value, "cpu"):
+        return np.asarray(value.detach().cpu())
     if isinstance(value, enum.Enum | np.dtype | slice | range | PurePath) or type(value).__module__ == "torch":
         return repr(value)
     if id(value) in above:
@@ -134,17 +137,18 @@ def _plain(value: Any, what: str, above: tuple[int, ...]) -> Any:
 
 def _plain_object(value: Any, what: str, inside: Callable[[Any], Any]) -> Any:
     if isinstance(value, type):
-        return [f"{value.__module__}.{value.__qualname__}", _source(value)]
+        return [[f"{each.__module__}.{each.__qualname__}", _source(each)] for each in value.__mro__]
     if isinstance(value, types.MethodType):
         return [inside(value.__func__), inside(value.__self__)]
     if isinstance(value, types.FunctionType):
         cells = [inside(cell.cell_contents) for cell in value.__closure__ or ()]
-        return [value.__module__, value.__qualname__, _source(value), inside(value.__defaults__), cells]
+        defaults = [inside(value.__defaults__), inside(value.__kwdefaults__)]
+        return [value.__module__, value.__qualname__, _source(value), *defaults, cells]
     if isinstance(value, types.BuiltinFunctionType | np.ufunc):
         return f"{getattr(value, '__module__', '')}.{value.__name__}"
     if isinstance(value, partial):
         return [inside(value.func), inside(value.args), inside(value.keywords)]
-    if hasattr(value, "__dict__"):
+    if hasattr(value, "__dict__") and not isinstance(value, io.IOBase):
         state = {name: item for name, item in vars(value).items() if name not in NOT_COUNTED}
         return [inside(type(value)), inside(state)]
     fix = "give a function of a module that returns the whole, and change its name when it changes"
@@ -154,7 +158,7 @@ def _plain_object(value: Any, what: str, inside: Callable[[Any], Any]) -> Any:
 
 
 def _source(part: Any) -> str:
-    if str(part.__module__).split(".")[0] in INSTALLED:
+    if str(part.__module__).split(".")[0] in {*INSTALLED, *sys.stdlib_module_names}:
         return ""
     try:
         return inspect.getsource(part)
@@ -179,6 +183,9 @@ def _import(name: str, what: str) -> Any:
         found = import_module(module)
         for word in attribute.split("."):
             found = getattr(found, word)
+            if isinstance(found, types.ModuleType):
+                # What a trusted module has imported is not trusted with it.
+                raise AttributeError(f"{word} is a module of its own")
     except (ImportError, AttributeError, ValueError) as error:
         said = Problem(str(error), got=name, allowed="package.module:name", fix="check the name and PYTHONPATH")
         raise ConfigError(f"{what}: cannot be imported", [said]) from None

@@ -16,7 +16,7 @@ from sepclr_med import __version__
 from sepclr_med.analysis.evaluation import evaluate_run, read_separation
 from sepclr_med.analysis.linking import link_run, strongest_factors
 from sepclr_med.anatomy.explanation import SENSITIVITIES, explain
-from sepclr_med.cohort.bids import find_images
+from sepclr_med.cohort.bids import bids_options, find_images
 from sepclr_med.cohort.embeddings import SPACES, embedding_path
 from sepclr_med.cohort.manifest import forward, read_manifest, write_manifest
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
@@ -212,8 +212,7 @@ def find_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame
         options = cohort.simulate if base is None else {**cohort.simulate, "base": folder / str(base)}
         return simulate_with(run.path / "cohort", options)
     if cohort.bids is not None:
-        options = cohort.bids.model_dump(exclude={"root"})
-        manifest, problems = find_images(folder / forward(cohort.bids.root), **options)
+        manifest, problems = find_images(folder / forward(cohort.bids.root), **bids_options(cohort.bids, folder))
         write_json(run.check / "manifest_problems.json", [str(problem) for problem in problems])
         return manifest
     if cohort.manifest is not None:

@@ -227,7 +227,7 @@ def _cohort_lines(answers: Answers, path: Path, manifest: pd.DataFrame) -> list[
     else:
         lines += [f"  manifest: {where}  # one row per image; relative to this file"]
     lines += [
-        f"  # Diagnoses and images found: {counts}. Those named in neither list are not trained on.",
+        f"  # Diagnoses and images found: {_one_line(counts)}. Those named in neither list are not trained on.",
         f"  background: {_plain(list(answers.background))}  # controls",
         f"  target: {_plain(list(answers.target))}  # patients",
     ]
@@ -286,10 +286,15 @@ def _evaluation_lines(answers: Answers, manifest: pd.DataFrame) -> list[str]:
     variables = _plain(None if answers.variables is None else list(answers.variables))
     return [
         "evaluation:",
-        f"  # Columns found beside the known ones: {found}.",
+        f"  # Columns found beside the known ones: {_one_line(found)}.",
         f"  variables: {variables}  # what is evaluated and linked; null means every column that varies",
         f"  covariates: {_plain(list(answers.covariates))}  # what is adjusted for; age, sex, site and tiv are usual",
     ]
+
+
+def _one_line(text: str) -> str:
+    """Return a text for a comment: a line end in a cell would end it, and go on as YAML."""
+    return " ".join(text.split())
 
 
 def _plain(value: Any) -> str:

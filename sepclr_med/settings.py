@@ -32,7 +32,8 @@ class BidsConfig(Section):
     root: str
     """The BIDS folder, absolute or relative to the recipe."""
     cohort: str | None = None
-    """Importer of a known cohort, such as ``abide1`` (``sepclr-med manifest --cohort list``), or the path of a YAML."""
+    """Importer of a known cohort, such as ``abide1`` (``sepclr-med manifest --cohort list``), or the path of a YAML,
+    absolute or relative to the recipe."""
     participants: str | None = None
     """Table of participants, absolute or relative to ``root``; none means ``participants.tsv``, or the cohort's."""
     suffix: str | None = None

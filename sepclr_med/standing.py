@@ -81,7 +81,8 @@ def _of_manifest(path: Path) -> Standing:
     levels = manifest["diagnosis"].value_counts()
     names = [str(name) for name in levels.index]
     back = find_controls(names)
-    roles = ["--background", ",".join(back) or "CONTROLS", "--target", ",".join(n for n in names if n not in back)]
+    front = [name for name in names if name not in back]
+    roles = ["--background", ",".join(back) or "CONTROLS", "--target", ",".join(front) or "PATIENTS"]
     looked_at = path.with_name(f".{path.name}.images.jsonl").is_file()
     parts = manifest["split"].value_counts() if "split" in manifest else pd.Series(dtype=int)
     facts = [

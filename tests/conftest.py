@@ -1,7 +1,10 @@
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from sepclr_med.cli import main
 
 
 def pytest_addoption(parser):
@@ -28,6 +31,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def run_verb(monkeypatch, capsys):
+    """Run the program in this process; gives the exit code, standard output and standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["sepclr-med", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from sepclr_med import simulate
-from sepclr_med.cli import app, main
+from sepclr_med.cli import app
 
 TINY = [
     "volumes.spacing=12",
@@ -27,20 +27,6 @@ TINY = [
     "evaluation.explain_permutations=99",
 ]
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
-
-
-@pytest.fixture
-def run_verb(monkeypatch, capsys):
-    """Run the program in this process; gives the exit code, standard output and standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["sepclr-med", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

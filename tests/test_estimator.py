@@ -109,6 +109,22 @@ def test_a_pickle_carries_the_run_without_paths_and_without_pickled_weights(fitt
     np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
 
 
+def test_other_images_of_the_same_names_and_people_are_another_run(train, tmp_path):
+    rows = train.groupby("diagnosis").head(4)
+    people, runs = rows[["participant_id"]], []
+    settings = {**SETTINGS, "method.salient_input": "plain"}
+    for version in ("raw", "doubled"):
+        (tmp_path / version).mkdir()
+        for path in rows["image_path"]:
+            image = nibabel.load(path)
+            voxels = image.get_fdata(dtype=np.float32) * (2 if version == "doubled" else 1)
+            nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / version / Path(path).name)
+        images = [tmp_path / version / Path(path).name for path in rows["image_path"]]
+        estimator = small(work_dir=tmp_path / "work", settings=settings, batch_size=4)
+        runs.append(estimator.fit(images, rows["diagnosis"], people).run_)
+    assert runs[0] != runs[1]
+
+
 @pytest.mark.slow
 def test_a_pickle_works_in_another_process_and_can_be_pickled_again(fitted, test, tmp_path):
     (tmp_path / "e.pkl").write_bytes(pickle.dumps(fitted))
@@ -218,6 +234,34 @@ def test_labels_that_do_not_say_who_is_a_control_are_refused(train):
         find_targets(np.array(["control", "HC", "patient"]), "HC", "patient")
     assert find_targets(np.array([0, 1, 2]), 0, [1, 2]).tolist() == [False, True, True]
     assert find_targets(np.array([True, False]), False, None).tolist() == [True, False]
+    assert find_targets(np.array([0.0, 1.0]), 0, None).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("unknown", [None, float("nan"), "n/a", ""])
+def test_a_missing_label_is_nobodys_patient(unknown):
+    with pytest.raises(ConfigError, match=r"1 labels are missing; got \"y\[1\] first\""):
+        find_targets(np.array(["HC", unknown, "MDD"], dtype=object), "HC", None)
+
+
+@pytest.mark.parametrize("column", ["diagnosis", "image_path", "split", "qc"])
+def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column):
+    table = train.assign(qc="pass")[["age", column]]
+    with pytest.raises(ManifestError, match=f'not covariates; got "{column}"'):
+        small(work_dir=tmp_path).fit(list(train["image_path"]), train["diagnosis"], table)
+
+
+@pytest.mark.slow
+def test_two_processes_that_need_the_same_fit_train_it_once(train, tmp_path):
+    search = GridSearchCV(
+        make_pipeline(small(work_dir=tmp_path), LogisticRegression()),
+        {"logisticregression__C": [0.1, 1.0]},
+        cv=[(np.arange(0, 16), np.arange(16, 24))],
+        n_jobs=2,
+        refit=False,
+        error_score="raise",
+    )
+    search.fit(list(train["image_path"]), train["diagnosis"])
+    assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,12 @@ import mistaken_studies as studies
 import pytest
 
 from sepclr_med import load_config
-from sepclr_med.cli import app, main
+from sepclr_med.cli import app
+from sepclr_med.cli.completion import complete_diagnoses
 from sepclr_med.cohort.manifest import read_manifest, relative_path, write_manifest
+from sepclr_med.cohort.misplaced import holds_dicom, suggest_path
+from sepclr_med.recipes import Answers, write_recipe
+from sepclr_med.standing import find_standing
 
 ROOT = Path(__file__).parents[1]
 ANSWERS = ["--images", "t1w", "--background", "control", "--target", "patient", "--covariates", "age,sex"]
@@ -36,18 +40,6 @@ def study(untouched, tmp_path, monkeypatch):
     folder = shutil.copytree(untouched, tmp_path / "study")
     monkeypatch.chdir(folder)
     return folder
-
-
-@pytest.fixture
-def run_verb(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["sepclr-med", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def environment(**more):
@@ -306,3 +298,34 @@ def test_every_verb_of_the_panel_is_in_the_readme_or_the_docs():
     pages = " ".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
     assert [name for name in names if f"sepclr-med {name}" not in pages and f"`{name}`" not in pages] == []
+
+
+def test_words_of_the_table_cannot_leave_a_comment_of_the_recipe(tmp_path):
+    table = 'participant_id\timage_path\tdiagnosis\t"score\nnetwork: {backbone: resnet50}"\n'
+    (tmp_path / "m.tsv").write_text(f'{table}01\t01.nii\tHC\t1\n02\t02.nii\t"MDD\ntraining: null"\t2\n')
+    answers = Answers(tmp_path / "m.tsv", "vbm", ["HC"], ["MDD\ntraining: null"])
+    recipe = load_config(write_recipe(answers, tmp_path / "r.yaml"))
+    assert recipe.cohort.target == ["MDD\ntraining: null"]
+    assert (recipe.network.backbone, recipe.training.epochs) == ("small", 100)
+
+
+def test_the_next_command_names_both_groups_where_the_table_has_one(tmp_path):
+    (tmp_path / "m.tsv").write_text("participant_id\timage_path\tdiagnosis\n01\t01.nii\tHC\n02\t02.nii\tHC\n")
+    assert find_standing(tmp_path / "m.tsv").follows.endswith("--background HC --target PATIENTS")
+
+
+def test_folders_that_may_not_be_listed_and_odd_words_stop_no_hint(tmp_path, monkeypatch):
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert holds_dicom(tmp_path)
+    assert suggest_path(tmp_path / "lost+found" / "01.nii") == ""
+    monkeypatch.setenv("COMP_WORDS", f"sepclr-med\ncheck\n~nobody-of-this-name\n{'x' * 300}\n--target\n")
+    assert complete_diagnoses("") == []

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +30,9 @@ from sepclr_med.cohort.importers import (
 from sepclr_med.cohort.manifest import assign_roles, read_manifest, write_manifest
 from sepclr_med.cohort.name_patterns import compile_pattern, rewrite_name
 from sepclr_med.errors import ConfigError, ManifestError
-from sepclr_med.settings import BidsConfig
+from sepclr_med.pipeline import find_cohort
+from sepclr_med.rundir import RunDir
+from sepclr_med.settings import BidsConfig, CohortConfig
 
 ROOT = Path(__file__).parents[1]
 KNOWN = sorted(list_importers())
@@ -234,6 +237,22 @@ def test_rules_are_applied_to_rows_codes_units_and_sums():
         translate_table(cells, rules.model_copy(update={"keep": {"ID": ["Z*"]}}), "a.csv")
 
 
+def test_a_column_with_the_name_of_one_that_is_made_is_refused():
+    rules = TableRules(files=["a.csv"], key="ID", rename={"DX": "diagnosis"}, sums={"age": ["First", "Since"]})
+    cells = pd.DataFrame(
+        [["7", "1", "old", "30", "1", "2"]], columns=["ID", "DX", "diagnosis", "First", "Since", "age"]
+    )
+    with pytest.raises(ManifestError) as refused:
+        translate_table(cells, rules, "a.csv")
+    assert [(problem.column, problem.got) for problem in refused.value.problems] == [
+        ("diagnosis", "of DX"),
+        ("age", "of First + Since"),
+    ]
+    # One that is itself renamed is not in the way, nor one that nothing is made of.
+    swapped = rules.model_copy(update={"rename": {"DX": "diagnosis", "diagnosis": "note"}, "sums": {"age": ["Gone"]}})
+    assert list(translate_table(cells, swapped, "a.csv")[0])[:3] == ["participant_id", "diagnosis", "note"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "name", "held"),
     [
@@ -249,6 +268,40 @@ def test_patterns_mean_nothing_but_their_places(pattern, name, held):
     found = compile_pattern(pattern).fullmatch(name)
     assert (found and found.groupdict()) == held
     assert rewrite_name(name, {pattern: "changed"}) == (name if held is None else "changed")
+
+
+def test_an_importer_beside_a_recipe_is_found_from_anywhere(tmp_path, monkeypatch):
+    for name in ("data", "elsewhere"):
+        (tmp_path / name).mkdir()
+    build(tmp_path / "data", CASES["ds002748"])
+    own = list_importers()["ds002748"].read_text().replace("depression", "sadness")
+    (tmp_path / "own.yaml").write_text(own)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for cohort, patients in (("own.yaml", "sadness"), ("ds002748", "depression")):
+        bids = BidsConfig(root="data", cohort=cohort)
+        found = find_cohort(CohortConfig(bids=bids), tmp_path, RunDir(tmp_path / "run"))
+        assert set(found["diagnosis"]) == {"control", patients}
+
+
+def test_openbhb_is_read_from_the_folder_it_is_downloaded_to(tmp_path):
+    case = CASES["openbhb"]
+    parts = dict(zip(("999000000001", "999000000002"), ("train", "val"), strict=True))
+    paths = [f"{parts[path[4:16]]}/derivatives/{path}" for path in case.images]
+    build(tmp_path, replace(case, images=paths))
+    found = find_images(tmp_path, cohort="openbhb")[0]
+    assert found["participant_id"].tolist() == ["sub-999000000001", "sub-999000000002"]
+    assert found["session_id"].tolist() == ["ses-1", "ses-1"]
+    assert found["sex"].tolist() == ["M", "F"]
+    assert all("cat12vbm" in path for path in found["image_path"])
+
+
+def test_the_next_command_can_be_pasted_where_a_diagnosis_has_two_words(tmp_path):
+    build(tmp_path, CASES["ds002748"])
+    own = tmp_path / "own.yaml"
+    own.write_text(list_importers()["ds002748"].read_text().replace("depression", "major depression"))
+    run = CliRunner().invoke(app, ["manifest", str(tmp_path), "-o", str(tmp_path / "m.tsv"), "--cohort", str(own)])
+    assert run.exit_code == 0, run.output
+    assert "--background control --target 'major depression'" in run.output
 
 
 def test_the_command_lists_reads_and_says_what_comes_next(tmp_path):

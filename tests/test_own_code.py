@@ -1,5 +1,9 @@
 """MONAI's networks and transforms, and code of one's own: trained with, cached by content, found again or refused."""
 
+import importlib
+import inspect
+import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,10 +17,11 @@ from monai.transforms import Compose, Lambdad, MapTransform, RandFlipd, RandGaus
 from sepclr_med import embed, export, fit, load_config, simulate, use
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.config import Config
+from sepclr_med.encoders import monai_builder
 from sepclr_med.errors import ConfigError, RunError
 from sepclr_med.methods import build_network
-from sepclr_med.own_code import fingerprint
-from sepclr_med.settings import ViewsConfig
+from sepclr_med.own_code import find_own, fingerprint
+from sepclr_med.settings import OwnCode, ViewsConfig
 from sepclr_med.sharing.bundled import load_network
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.views import apply_views, draw_parameters
@@ -216,6 +221,32 @@ def test_fingerprints_are_those_of_content_in_every_process(tmp_path):
     assert factors[0] != factors[1]
 
 
+def test_fingerprints_see_defaults_by_name_and_inherited_classes(monkeypatch, tmp_path):
+    def make(by):
+        return lambda image, *, by=by: image * by
+
+    assert fingerprint(make(1)) != fingerprint(make(2))
+    found = []
+    for factor in (1, 2):
+        folder = tmp_path / str(factor)
+        folder.mkdir()
+        (folder / "lab_of_bases.py").write_text(f"class Base:\n    factor = {factor}\n\nclass Own(Base):\n    pass\n")
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            patch.delitem(sys.modules, "lab_of_bases", raising=False)
+            found.append(fingerprint(importlib.import_module("lab_of_bases").Own()))
+    assert found[0] != found[1]
+    with open(__file__) as stream, pytest.raises(ConfigError, match="cannot be told from another"):
+        fingerprint({"file": stream})
+
+
+def test_a_trusted_package_does_not_lend_its_trust_to_what_it_imports(monkeypatch):
+    monkeypatch.setenv("SEPCLR_MED_TRUSTED", "sepclr_med")
+    code = OwnCode(python="sepclr_med.own_code:os.abort", sha256=fingerprint(os.abort))
+    with pytest.raises(ConfigError, match="os is a module of its own"):
+        find_own(code, "views")
+
+
 # ---------------------------------------------------------------- views
 
 
@@ -256,11 +287,20 @@ def test_views_of_a_chain_depend_on_seed_and_place_only(config):
         ({"network": {"_target_": "DenseNet12"}}, 'did you mean "DenseNet'),
         ({"network": {"_target_": "os.system"}}, "no network of monai"),
         ({"network": {"_target_": "DenseNet121", "in_channels": "$print(1)"}}, "plain values only"),
+        ({"network": {"_target_": "resnet18", "pretrained": True}}, "fetches no weights"),
+        ({"network": {"_target_": "HoVerNet", "pretrained_url": "https://example.org/w.pt"}}, "fetches no weights"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_what_to_do(given, said):
     with pytest.raises(ConfigError, match=f"(?s){said}"):
         use(Config(), **given)
+
+
+def test_networks_that_fetch_weights_by_default_are_told_not_to(monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)
+    spec = {"_target_": "EfficientNetBN", "model_name": "efficientnet-b0", "spatial_dims": 2, "in_channels": 3}
+    assert inspect.signature(nets.EfficientNetBN).parameters["pretrained"].default is True
+    assert isinstance(monai_builder(spec)(), nets.EfficientNetBN)
 
 
 def test_wrong_shapes_and_arguments_are_named():

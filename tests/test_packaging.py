@@ -77,7 +77,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built, tracked):
         meta = Parser().parsestr(archive.read(f"sepclr_med-{__version__}.dist-info/METADATA").decode())
     info = f"sepclr_med-{__version__}.dist-info/"
     own = {name for name in names if not name.startswith(info)}
-    assert own == {name for name in tracked if name.startswith("sepclr_med/")}
+    manifests = {f"sepclr_med/{name}" for name in tracked if name.startswith("data_manifests/")}
+    assert own == manifests | {name for name in tracked if name.startswith("sepclr_med/")}
     assert {"sepclr_med/py.typed", "sepclr_med/report/templates/report.html"} <= own
     assert f"{info}licenses/LICENSE" in names
     assert meta["Version"] == __version__
@@ -98,6 +99,7 @@ def test_what_is_installed_runs_without_the_repository(installed, tmp_path):
     where, version, torch = call(python, "-c", script, cwd=tmp_path).split()
     assert Path(where).is_relative_to(installed)
     assert (version, torch) == (__version__, "False")
+    assert "abide1" in call(program, "manifest", "--cohort", "list", cwd=tmp_path)
     call(program, "simulate", "study", "--train", "8", "--test", "4", "--spacing", "12", cwd=tmp_path)
     manifest = call(program, "manifest", "study", "-o", "m.tsv", "--derivative", "simulated", "--suffix", "probseg",
                     cwd=tmp_path)  # fmt: skip

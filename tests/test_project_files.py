@@ -1,6 +1,10 @@
 """Files that other programs read: workflows, templates, hooks, citation, container recipes."""
 
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -81,6 +85,25 @@ def test_containers_take_the_same_base_files_and_entry():
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == kept
     assert all((ROOT / name).exists() for name in copied)
+    # Apptainer takes one source and one destination a line, and passes over whatever follows.
+    files = [line.split() for line in apptainer.split("%files\n")[1].split("\n\n")[0].splitlines()]
+    assert dict(files) == {name: f"/opt/sepclr_med/{name}" for name in copied}
+
+
+def test_containers_are_given_all_that_the_wheel_is_made_of(tmp_path):
+    docker = (ROOT / "Dockerfile").read_text()
+    before = docker[: docker.index("pip install '.[explain]'")]
+    for line in re.findall(r"^COPY (.+) \S+$", before, flags=re.MULTILINE):
+        for name in line.split():
+            source = ROOT / name
+            shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
+    (tmp_path / "wheels").mkdir()
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", "wheels", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"sepclr_med/data_manifests/cohorts/abide1.yaml", "sepclr_med/report/templates/report.html"} <= names
 
 
 def test_every_extra_is_in_the_page_that_says_how_to_install():

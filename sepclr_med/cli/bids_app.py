@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,12 @@ class Level(str, Enum):
     group = "group"
 
 
-@app.command("bids-app", rich_help_panel="Results")
+def _hyphenate(word: str) -> str:
+    """BIDS Apps write options with underscores."""
+    return word.replace("_", "-")
+
+
+@app.command("bids-app", rich_help_panel="Results", context_settings={"token_normalize_func": _hyphenate})
 def run_bids_app(
     bids_dir: Annotated[Path, typer.Argument(help="BIDS folder; it is only read.", show_default=False)],
     output_dir: Annotated[Path, typer.Argument(help="Folder for everything that is made.", show_default=False)],
@@ -35,12 +41,7 @@ def run_bids_app(
     ] = None,
     participant_label: Annotated[
         list[str] | None,
-        typer.Option(
-            "--participant-label",
-            "--participant_label",
-            metavar="LABEL [LABEL ...]",
-            help="Only these, with or without sub-.",
-        ),
+        typer.Option(metavar="LABEL ...", help="Only these, with or without sub-."),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Recipe; its section cohort.bids says which images.")
@@ -64,7 +65,7 @@ def run_bids_app(
     if level is Level.participant:
         folder = output_dir / (f"sub-{labels[0]}" if len(labels) == 1 else "participants")
         config = _read_settings(bids_dir, recipe, [*(assign or []), *group_settings(background, target)])
-        _check_images(_find(config, bids_dir, labels, folder), config)
+        _check_images(_find(config, bids_dir, labels, folder, recipe), config)
         if trained is not None:
             model.embed(trained, folder / "manifest.tsv", folder / "embeddings")
         return
@@ -72,7 +73,7 @@ def run_bids_app(
         fix = "add --recipe FILE, such as pipelines/vbm/recipe.yaml, and leave --run to level participant"
         raise ConfigError("bids-app: level group trains by a recipe", [Problem("no recipe, or --run", fix=fix)])
     config = _read_settings(bids_dir, recipe, assign or [])
-    manifest = _find(config, bids_dir, labels, output_dir)
+    manifest = _find(config, bids_dir, labels, output_dir, recipe)
     whole.run(recipe, output_dir / "run", manifest, background, target, assign=assign)
 
 
@@ -80,7 +81,7 @@ def _read_settings(bids_dir: Path, recipe: Path | None, settings: list[str]) -> 
     """Return a recipe's configuration with this BIDS folder as its cohort."""
     from sepclr_med import load_config
 
-    place = ["cohort.manifest=null", "cohort.simulate=null", f"cohort.bids.root={bids_dir.resolve()}"]
+    place = ["cohort.manifest=null", "cohort.simulate=null", f"cohort.bids.root={json.dumps(str(bids_dir.resolve()))}"]
     return load_config(recipe, [*settings, *place])
 
 
@@ -92,13 +93,14 @@ def _read_labels(given: list[str] | None, more: list[str] | None) -> list[str]:
     return sorted({part.removeprefix("sub-") for part in parts})
 
 
-def _find(config: Config, bids_dir: Path, labels: list[str], folder: Path) -> Path:
+def _find(config: Config, bids_dir: Path, labels: list[str], folder: Path, recipe: Path | None) -> Path:
     """Write the manifest of the images of these participants; a label without images is an error."""
     from sepclr_med import find_images, write_manifest
+    from sepclr_med.cohort.bids import bids_options
     from sepclr_med.settings import BidsConfig
 
     images = config.cohort.bids or BidsConfig(root=str(bids_dir))
-    table, problems = find_images(bids_dir, **images.model_dump(exclude={"root"}))
+    table, problems = find_images(bids_dir, **bids_options(images, Path() if recipe is None else recipe.parent))
     absent = [label for label in labels if f"sub-{label}" not in set(table["participant_id"])]
     if absent:
         known = ", ".join(table["participant_id"].head(5))

@@ -268,9 +268,8 @@ def _next_command(cohort: str | None, output: Path) -> str:
         print(f"note: {importer.notes}")
     if not (importer.background and importer.target):
         return ""
-    return (
-        f"sepclr-med check {output} --background {','.join(importer.background)} --target {','.join(importer.target)}"
-    )
+    roles = ["--background", ",".join(importer.background), "--target", ",".join(importer.target)]
+    return shlex.join(["sepclr-med", "check", str(output), *roles])
 
 
 def _groups(manifest: pd.DataFrame) -> str:

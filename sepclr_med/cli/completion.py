@@ -78,17 +78,17 @@ def words_so_far() -> list[str]:
 def _read_rows(words: list[str]) -> list[dict[str, str]]:
     """Return rows of the first table that the words name: a manifest, or that of a run folder."""
     for word in words:
-        path = Path(word).expanduser()
-        path = path / "data" / "manifest.tsv" if path.is_dir() else path
-        if path.suffix.lower() not in (".tsv", ".csv"):
-            continue
         try:
+            path = Path(word).expanduser()
+            path = path / "data" / "manifest.tsv" if path.is_dir() else path
+            if path.suffix.lower() not in (".tsv", ".csv"):
+                continue
             with open(path, encoding="utf-8-sig", newline="") as stream:
                 header = stream.readline()
                 separator = max("\t,;", key=header.count)
                 stream.seek(0)
                 return list(islice(csv.DictReader(stream, delimiter=separator), MOST_ROWS))
-        except (OSError, ValueError, csv.Error):
+        except (OSError, RuntimeError, ValueError, csv.Error):
             # Nothing is offered; the command itself will say what is wrong.
             continue
     return []

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -17,9 +18,11 @@ from sepclr_med.cohort.cohort_tables import find_diagnosis, read_cohort_tables, 
 from sepclr_med.cohort.columns import KNOWN_COLUMNS
 from sepclr_med.cohort.importers import ImageRules, Importer, read_importer
 from sepclr_med.cohort.layouts import say_empty, scan_layout
+from sepclr_med.cohort.manifest import forward
 from sepclr_med.cohort.rows import KEY, find_near_ids
 from sepclr_med.cohort.tables import raise_errors
 from sepclr_med.errors import ManifestError, Problem, did_you_mean
+from sepclr_med.settings import BidsConfig
 
 SHOWN_IMAGES = 20
 # What a published path may say beside whose image it is.
@@ -134,6 +137,19 @@ def find_images(
     manifest = _order(manifest)
     manifest.attrs = {"dictionary": dictionary, "problems": problems}
     return manifest, problems
+
+
+def bids_options(bids: BidsConfig, folder: Path) -> dict[str, Any]:
+    """Return what a recipe in this folder asks of :func:`find_images`; an importer beside it is meant before a name.
+
+    Examples
+    --------
+    >>> bids_options(BidsConfig(root="study", cohort="abide1"), Path("recipes"))["cohort"]
+    'abide1'
+    """
+    options = bids.model_dump(exclude={"root"})
+    own = folder / forward(bids.cohort) if bids.cohort else folder
+    return {**options, "cohort": own} if own.is_file() else options
 
 
 def _choose_images(

@@ -34,7 +34,7 @@ def translate_table(cells: pd.DataFrame, rules: TableRules, file: str) -> tuple[
     Raises
     ------
     ManifestError
-        When the column of participants is not there, or no row is left.
+        When the column of participants is not there, no row is left, or two columns would have one name.
 
     Examples
     --------
@@ -43,13 +43,15 @@ def translate_table(cells: pd.DataFrame, rules: TableRules, file: str) -> tuple[
     >>> translate_table(cells, rules.model_copy(update={"missing": ["-9999"]}), "a.csv")[0].values.tolist()
     [['7', 'autism'], ['8', nan]]
     """
-    names, problems = _find_columns(cells, rules, file)
-    cells = cells.rename(columns={actual: name for name, actual in names.items()})
+    written, problems = _find_columns(cells, rules, file)
+    cells = cells.rename(columns={actual: name for name, actual in written.items()})
     _require_key(cells, rules, file)
     cells = _keep_rows(cells, rules, file)
     if rules.columns:
         wanted = [rules.key, rules.session, *rules.columns]
         cells = cells[[column for column in cells.columns if column in wanted]]
+    names = _new_names(cells, rules)
+    _refuse_taken(cells, rules, names, file)
     values = cells.columns.difference([rules.key, rules.session], sort=False)
     cells = cells.assign(**{column: blank_codes(cells[column], rules.missing) for column in values})
     cells = _rewrite(cells, rules)
@@ -64,9 +66,6 @@ def translate_table(cells: pd.DataFrame, rules: TableRules, file: str) -> tuple[
         if column in cells:
             cells[column], found = _name_levels(cells[column], levels, Problem("", file, column=column))
             problems += found
-    names = {**rules.rename, rules.key: "participant_id"}
-    if rules.session is not None and rules.session in cells:
-        names[rules.session] = "session_id"
     return cells.rename(columns=names), problems
 
 
@@ -100,6 +99,28 @@ def _require_key(cells: pd.DataFrame, rules: TableRules, file: str) -> None:
     got = ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
     problem = Problem("no column of participants", file, 1, rules.key, got=got, fix=fix, code="missing_column")
     raise ManifestError(f"{file}: not the table that the importer knows", [problem])
+
+
+def _new_names(cells: pd.DataFrame, rules: TableRules) -> dict[str, str]:
+    """Return published name to the manifest's, of the columns that are there."""
+    names = {**rules.rename, rules.key: "participant_id"}
+    if rules.session is not None:
+        names[rules.session] = "session_id"
+    return {old: new for old, new in names.items() if old in cells}
+
+
+def _refuse_taken(cells: pd.DataFrame, rules: TableRules, names: dict[str, str], file: str) -> None:
+    """Refuse a column that has the name of one that the importer makes: which of the two is meant is not guessed."""
+    made = {new: old for old, new in names.items() if old != new}
+    made |= {new: " + ".join(parts) for new, parts in rules.sums.items() if set(parts) <= set(cells.columns)}
+    fix = "take one of the two out of the table or rename it there, or change `rename` in a copy of the importer"
+    problems = [
+        Problem("the table has such a column, and the importer makes one", file, 1, new, got=f"of {old}", fix=fix)
+        for new, old in made.items()
+        if new in cells and new not in names
+    ]
+    if problems:
+        raise ManifestError(f"{file}: two columns of one name", problems)
 
 
 def _keep_rows(cells: pd.DataFrame, rules: TableRules, file: str) -> pd.DataFrame:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from sepclr_med.cohort.tables import MISSING
 from sepclr_med.errors import ConfigError, Problem
 
 
@@ -22,7 +24,7 @@ def find_targets(labels: np.ndarray | None, background: Any, target: Any) -> np.
     Raises
     ------
     ConfigError
-        When neither is given, a label is in neither or both, or a group is empty.
+        When neither is given, a label is missing, in neither or both, or a group is empty.
 
     Examples
     --------
@@ -33,7 +35,13 @@ def find_targets(labels: np.ndarray | None, background: Any, target: Any) -> np.
         raise ConfigError("fit: requires y to be passed, but the target y is None", [])
     if labels.ndim != 1:
         raise ConfigError("fit: y", [Problem(f"{labels.ndim} dimensions", allowed="one label for each image")])
-    seen = sorted(set(map(str, labels.tolist())))
+    # Whose diagnosis is not known belongs to neither group, and must not become a patient because "the others" are.
+    missing = [number for number, label in enumerate(labels.tolist()) if pd.isna(label) or str(label) in MISSING]
+    if missing:
+        got, fix = f"y[{missing[0]}]", "leave these images out, with their rows of X and covariates"
+        raise ConfigError("fit: y", [Problem(f"{len(missing)} labels are missing", got=f"{got} first", fix=fix)])
+    words = [_as_word(label) for label in labels.tolist()]
+    seen = sorted(set(words))
     groups = {name: _as_labels(given) for name, given in (("background", background), ("target", target))}
     if not groups["background"] and not groups["target"]:
         fix = f'SepCLREstimator(background="{seen[0]}")' if seen else "background=..."
@@ -55,12 +63,17 @@ def find_targets(labels: np.ndarray | None, background: Any, target: Any) -> np.
         problems.append(Problem(f"{', '.join(both)} is background and target", fix="keep it in one"))
     if problems:
         raise ConfigError("fit: labels and groups do not agree", problems)
-    return np.isin([str(label) for label in labels.tolist()], groups["target"])
+    return np.isin(words, groups["target"])
 
 
 def _as_labels(given: Any) -> list[str]:
     if given is None:
         return []
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray | set):
-        return [str(given)]
-    return [str(label) for label in given]
+        return [_as_word(given)]
+    return [_as_word(label) for label in given]
+
+
+def _as_word(label: Any) -> str:
+    """Return a label as text; 1 and 1.0 are one label, as a column with gaps makes of whole numbers."""
+    return str(int(label)) if isinstance(label, float | np.floating) and float(label).is_integer() else str(label)

@@ -32,7 +32,14 @@ def suggest_path(path: str | Path) -> str:
     ...     suggest_path(Path(folder, "sub-01_T1w.nii"))
     'the file beside it is sub-01_T1w.nii.gz: write the path with .nii.gz in the manifest'
     """
-    path = Path(path)
+    try:
+        return _suggest(Path(path))
+    except OSError:
+        # A folder that may not be listed: it is a hint, and the error it belongs to is said anyway.
+        return ""
+
+
+def _suggest(path: Path) -> str:
     for ending, other in ((".nii", ".nii.gz"), (".nii.gz", ".nii")):
         there = path.with_name(path.name.removesuffix(ending) + other)
         if path.name.endswith(ending) and there.is_file():
@@ -56,9 +63,16 @@ def holds_dicom(folder: Path) -> bool:
     ...     holds_dicom(Path(folder))
     True
     """
-    folders = [folder, *(entry for entry in islice(folder.iterdir(), LOOKED_AT) if entry.is_dir())]
-    files = [entry for each in folders for entry in islice(each.iterdir(), LOOKED_AT) if entry.is_file()]
-    return any(_is_dicom(path) for path in files)
+    folders = [folder, *(entry for entry in _list(folder) if entry.is_dir())]
+    return any(_is_dicom(entry) for each in folders for entry in _list(each) if entry.is_file())
+
+
+def _list(folder: Path) -> list[Path]:
+    """Return the first entries of a folder; none of one that may not be listed, such as lost+found."""
+    try:
+        return list(islice(folder.iterdir(), LOOKED_AT))
+    except OSError:
+        return []
 
 
 def _is_dicom(path: Path) -> bool:
