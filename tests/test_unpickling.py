@@ -18,7 +18,7 @@ REFUSED = {
     *("monai.bundle.load", "monai.bundle.ConfigParser", "monai.bundle.run", "monai.bundle.create_workflow"),
     *("os.system", "os.popen", "eval", "exec", "compile", "__import__", "runpy.run_path"),
 }
-YAML = {"yaml.safe_load", "yaml.safe_dump", "yaml.SafeLoader", "yaml.YAMLError"}
+YAML = {"yaml.safe_load", "yaml.safe_dump", "yaml.SafeLoader", "yaml.YAMLError", "yaml.MarkedYAMLError"}
 REFUSED_VALUES = {"allow_pickle": True, "weights_only": False, "shell": True}
 
 
