@@ -20,7 +20,7 @@ LINK = re.compile(r"\]\((?![a-z]+:|#|<)([^)\s#]+)((?:#[^)\s]*)?)\)")
 def repository_pages() -> list[Path]:
     """Return the Markdown files outside ``docs/`` that become pages."""
     readmes = [ROOT / "data_manifests" / "README.md", *sorted((ROOT / "pipelines").rglob("README.md"))]
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *readmes]
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *readmes]
 
 
 def mend_links(text: str, place: Path, page: Path) -> str:
