@@ -177,7 +177,7 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any, covariates: pd.DataFrame | None = None) -> np.ndarray:  # noqa: N803
-        """Return the factors of images, shape (n, n_features_out_), in the order given.
+        """Return the factors of images, shape ``(n, n_features_out_)``, in the order given.
 
         Parameters
         ----------
