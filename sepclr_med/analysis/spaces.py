@@ -237,7 +237,8 @@ def _differ_in_spelling(absent: pd.Series, known: pd.Series) -> tuple[str, str] 
     """Return one id and what the manifest calls it, where every id that is absent is there in another spelling."""
     named = dict(zip(fold_ids(known), known, strict=True))
     folded = fold_ids(absent)
-    if absent.empty or not folded.isin(named).all():
+    # An id that is there as it is written lacks another session or run, not another spelling.
+    if absent.empty or absent.isin(known).any() or not folded.isin(named).all():
         return None
     return str(absent.iloc[0]), str(named[folded.iloc[0]])
 
