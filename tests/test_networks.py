@@ -3,9 +3,16 @@ import torch
 
 from sepclr_med.networks import BACKBONES, SepCLRNetwork, build_backbone
 
+# The largest ones take a minute each; in two dimensions they are the same code.
+LARGE = ("densenet121", "resnet50")
+KINDS = [
+    pytest.param(name, dims, marks=[pytest.mark.slow] if name in LARGE and dims == 3 else [])
+    for name in BACKBONES
+    for dims in (2, 3)
+]
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("backbone", BACKBONES)
+
+@pytest.mark.parametrize(("backbone", "spatial_dims"), KINDS)
 def test_every_backbone_embeds_images_and_learns_in_every_parameter(backbone, spatial_dims):
     torch.manual_seed(0)
     network = SepCLRNetwork(backbone, common_dim=5, salient_dim=3, spatial_dims=spatial_dims, width=4, head_hidden=8)

@@ -244,6 +244,7 @@ def test_two_processes_train_as_one_and_only_the_first_writes_and_speaks(alone_i
     assert step["processes"] == 2
 
 
+@pytest.mark.slow
 def test_ids_come_in_order_from_several_processes_and_an_odd_number_of_images(alone, cohort, tmp_path):
     for devices in (2, 3):
         out = tmp_path / str(devices)
@@ -257,6 +258,7 @@ def test_ids_come_in_order_from_several_processes_and_an_odd_number_of_images(al
             np.testing.assert_allclose(table[factor_columns(table)], own[factor_columns(own)], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_processes_too(alone_in_larger_batches, cohort, tmp_path):
     run = tmp_path / "torchrun"
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611", "-m", "sepclr_med"]
