@@ -216,16 +216,18 @@ def cross_space_leakage(
     return {name: cross_predict(*pair, folds, orders, refits=True)[:2] for name, pair in pairs.items()}
 
 
-def _as_truth(values: np.ndarray) -> np.ndarray:
+def _as_truth(values: np.ndarray | pd.Series) -> np.ndarray:
     column = pd.Series(values)
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return column.to_numpy(dtype=float, na_value=np.nan)
     return column.astype(object).map(str, na_action="ignore").to_numpy(dtype=object)
 
 
-def usable_parts(values: np.ndarray, train_rows: np.ndarray, test_rows: np.ndarray) -> tuple[np.ndarray, ...]:
+def usable_parts(
+    column: np.ndarray | pd.Series, train_rows: np.ndarray, test_rows: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Return the truth, and whom to fit on and to score on: nobody where a part has too few or one value."""
-    values = _as_truth(values)
+    values = _as_truth(column)
     everyone, known = np.arange(len(values)), ~pd.isna(values)
     parts = [everyone[rows][known[rows]] for rows in (train_rows, test_rows)]
     if values.dtype == object:

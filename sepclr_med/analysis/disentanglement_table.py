@@ -75,7 +75,7 @@ def disentanglement_table(
     if {len(rows) for rows in (*spaces.values(), is_target)} - {len(truth)} or np.intersect1d(*parts).size:
         raise UserError("disentanglement: spaces, truth and is_target have the same rows, train and test share none")
     answers = {ALL: np.asarray(is_target, dtype=bool)}
-    answers |= {str(name): _keep_usable(column.to_numpy(), *parts) for name, column in truth.items()}
+    answers |= {str(name): _keep_usable(column, *parts) for name, column in truth.items()}
     rng, tables = np.random.default_rng(seed), []
     moved = [{name: _exchange(values, parts, rng) for name, values in answers.items()} for _ in range(N_PERMUTATIONS)]
     # Matrices this small are slower on several threads than on one.
@@ -114,8 +114,8 @@ def _all_scores(
     return pd.Series({(score, name): value for score, values in scores.items() for name, value in values.items()})
 
 
-def _keep_usable(values: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    values, *parts = usable_parts(values, train, test)
+def _keep_usable(column: np.ndarray | pd.Series, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    values, *parts = usable_parts(column, train, test)
     used = np.isin(np.arange(len(values)), np.concatenate(parts))
     missing: Any = None if values.dtype == object else np.nan
     return np.where(used, values, missing)
