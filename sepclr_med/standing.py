@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sepclr_med.cohort.groups import find_controls
+from sepclr_med.cohort.control_names import find_controls
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.report.collect import collect_run, dig

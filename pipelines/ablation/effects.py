@@ -21,7 +21,7 @@ from sepclr_med import simulate
 from sepclr_med.rundir import write_table
 from sepclr_med.settings import VolumesConfig
 from sepclr_med.volumes.cache import cache_volumes
-from sepclr_med.volumes.normative import code_covariates
+from sepclr_med.volumes.normative_design import code_covariates
 from sepclr_med.volumes.normative_regression import fit_regression
 
 COVARIATES = ["age", "sex", "site"]

@@ -59,7 +59,7 @@ def init(
     Example: sepclr-med init recipe.yaml --data manifest.tsv --images vbm --background HC --target MDD --yes
     """
     from sepclr_med import recipes
-    from sepclr_med.cohort.groups import find_controls
+    from sepclr_med.cohort.control_names import find_controls
 
     recipes.refuse_to_replace(recipe)
     ask = _Questions(interactive=sys.stdin.isatty() and not yes)

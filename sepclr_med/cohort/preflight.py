@@ -13,10 +13,10 @@ import pandas as pd
 
 from sepclr_med.cohort.balance import ROLES, site_table, table_one
 from sepclr_med.cohort.consistency import check_overlap, check_participants
+from sepclr_med.cohort.control_names import find_swapped_groups
 from sepclr_med.cohort.design import judge_acquisition, judge_design
 from sepclr_med.cohort.facts_file import read_images
 from sepclr_med.cohort.faults import FAULTS, find_faults
-from sepclr_med.cohort.groups import find_swapped_groups
 from sepclr_med.cohort.images import ImageFacts
 from sepclr_med.cohort.manifest import assign_roles
 from sepclr_med.cohort.misplaced import suggest_path

@@ -6,7 +6,7 @@ import logging
 
 import pandas as pd
 
-from sepclr_med.cohort.groups import find_swapped_groups
+from sepclr_med.cohort.control_names import find_swapped_groups
 from sepclr_med.cohort.manifest import assign_roles
 from sepclr_med.cohort.splits import check_overlap
 from sepclr_med.config import Config

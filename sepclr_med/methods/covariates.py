@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sepclr_med.config import Config
 from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.methods.linear import LinearSpaces
-from sepclr_med.volumes.normative import Design, code_covariates
+from sepclr_med.volumes.normative_design import Design, code_covariates
 from sepclr_med.volumes.reader import VolumeReader
 
 SPACES = ("salient",)

@@ -166,7 +166,7 @@ def render_at_sites(
 
     Examples
     --------
-    >>> from sepclr_med.volumes.normative import code_covariates
+    >>> from sepclr_med.volumes.normative_design import code_covariates
     >>> known = pd.DataFrame({"participant_id": ["a", "b"], "site": ["A", "B"]})
     >>> kept = (torch.tensor([[[1.0], [2.0]]]), torch.zeros(1, 0, 1), torch.zeros(1, 0), torch.ones(1))
     >>> reference = NormativeReference(code_covariates(known, ["site"]), *kept, {}, {})
