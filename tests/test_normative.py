@@ -16,14 +16,8 @@ from sepclr_med.rendering import assign_folds, fit_reference, load_rendering
 from sepclr_med.rundir import RunDir
 from sepclr_med.volumes import normative_fit
 from sepclr_med.volumes.cache import CachedVolumes
-from sepclr_med.volumes.normative import (
-    NormativeReference,
-    Rendering,
-    code_covariates,
-    fit_normative,
-    learn_design,
-    render_with,
-)
+from sepclr_med.volumes.normative import NormativeReference, Rendering, fit_normative, render_with
+from sepclr_med.volumes.normative_design import code_covariates, learn_design
 from sepclr_med.volumes.normative_regression import fit_regression
 from sepclr_med.volumes.reader import VolumeReader
 from sepclr_med.volumes.standardisation import fit_standardisation
