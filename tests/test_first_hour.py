@@ -131,7 +131,6 @@ def test_init_asks_in_a_terminal_and_asks_again_after_a_wrong_answer(study):
 # ---------------------------------------------------------------- doctor
 
 
-@pytest.mark.slow
 def test_doctor_tells_each_stage_of_a_study_and_the_command_that_comes_next(run_verb, study):
     def follows(path):
         code, _, err = run_verb("doctor", path)
