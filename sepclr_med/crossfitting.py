@@ -36,7 +36,7 @@ from sepclr_med.occupancy import working_in
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_text
 from sepclr_med.runs import cache_folder, open_run, read_config, require_sealed
-from sepclr_med.training import is_finished
+from sepclr_med.training import is_finished, require_same_images
 from sepclr_med.volumes.cache import cache_volumes
 
 FEWEST_FOLDS = 3
@@ -205,7 +205,7 @@ def cross_fit(
     ConfigError, ManifestError, VolumeError
         As for ``fit``.
     RunError
-        When models failed, with the last word of each; the others are kept, and the same call repeats these only.
+        When finished models were trained on other images than are there now; when models failed, with the last word of each; the others are kept, and the same call repeats these only.
     """
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)
@@ -226,6 +226,8 @@ def _train_missing(
 ) -> dict[str, str]:
     """Train the models that are not there yet, and return those that failed with the reason."""
     waiting = [job for job in planned if not is_done(run, job)]
+    for model in (RunDir(run.job(job.name)) for job in planned if job not in waiting):
+        require_same_images(model, read_manifest(model.manifest), read_config(model))
     if waiting:
         preprocess_images(run.path)
     threads = config.training.threads or max(1, joblib.cpu_count(only_physical_cores=True) // jobs)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,7 +225,7 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Return parameters and, of a fitted estimator, its run's files as bytes."""
         state = dict(super().__getstate__())
-        for name in ("_temporary", "_unpacked", "run_"):
+        for name in ("_temporary", "run_"):
             state.pop(name, None)
         if hasattr(self, "classes_"):
             state["_files"] = pack_run(self.run_)
@@ -234,8 +236,7 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         files = state.get("_files")
         super().__setstate__({name: value for name, value in state.items() if name != "_files"})
         if files is not None:
-            self._unpacked = tempfile.TemporaryDirectory(prefix="sepclr_med-")
-            self.run_ = unpack_run(files, Path(self._unpacked.name))
+            self.run_ = unpack_run(files, _temporary_folder(self))
 
     def _embed(self, manifest: pd.DataFrame) -> np.ndarray:
         with tempfile.TemporaryDirectory(prefix="sepclr_med-") as folder:
@@ -281,11 +282,11 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         if self.work_dir is not None:
             return Path(self.work_dir).expanduser().absolute()
         if not hasattr(self, "_temporary"):
-            self._temporary = tempfile.TemporaryDirectory(prefix="sepclr_med-")
-        return Path(self._temporary.name)
+            self._temporary = _temporary_folder(self)
+        return self._temporary
 
     def _cache(self) -> Path:
-        return self._open() / "cache" if self.work_dir is not None else Path(_shared_cache().name)
+        return self._open() / "cache" if self.work_dir is not None else _shared_cache()
 
 
 def pack_run(run_dir: str | Path) -> dict[str, bytes]:
@@ -310,8 +311,15 @@ def unpack_run(files: Mapping[str, bytes], folder: Path) -> Path:
 
 
 @functools.cache
-def _shared_cache() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="sepclr_med-cache-")
+def _shared_cache() -> Path:
+    return _temporary_folder(SepCLREstimator, "sepclr_med-cache-")
+
+
+def _temporary_folder(owner: Any, prefix: str = "sepclr_med-") -> Path:
+    # That it goes with its owner is meant, which a TemporaryDirectory left to the garbage collector warns of.
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **columns: Any) -> pd.DataFrame:

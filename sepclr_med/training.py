@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,9 +42,9 @@ from sepclr_med.rendering import fit_reference, load_rendering
 from sepclr_med.rundir import RunDir, require_keys, write_table
 from sepclr_med.runs import cache_folder, open_run, refuse_strangers
 from sepclr_med.settings import CLOSED_FORM, TrainingConfig
-from sepclr_med.training_state import TrainingState, history_table, restore_state, save_state
+from sepclr_med.training_state import TrainingState, history_table, other_images, restore_state, save_state
 from sepclr_med.volumes.batches import draw_batches
-from sepclr_med.volumes.cache import CachedVolumes, cache_volumes
+from sepclr_med.volumes.cache import cache_volumes, identify_volumes
 from sepclr_med.volumes.reader import VolumeReader
 from sepclr_med.volumes.standardisation import Standardisation, fit_standardisation
 from sepclr_med.volumes.voxel_pca import fit_voxel_pca
@@ -100,7 +101,7 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
         cohort = on_first_process(fabric, lambda: _prepare(run, manifest, config, overwrite, fabric.world_size))
         if cohort is None:
             return run.path
-        hashes = {"manifest_sha256": manifest_hash(manifest), "volumes_sha256": _hash_volumes(cohort.cached)}
+        hashes = {"manifest_sha256": manifest_hash(manifest), "volumes_sha256": _hash_keys(cohort.cached.keys)}
         state = _set_up(fabric, run, cohort, config, hashes)
         on_first_process(fabric, lambda: _fit_references(run, cohort, state, config))
         resumed_at = state.epoch
@@ -137,10 +138,10 @@ def _prepare(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     open_run(run, manifest, config, overwrite)
     mend_latest(run.checkpoint(), run.checkpoint("previous"))
     if is_finished(run, config):
+        require_same_images(run, manifest, config)
         logger.warning("%s: already trained for %d epochs; --overwrite starts over", run.path, config.training.epochs)
         return None
-    # The index stays: messages about images name the row of the whole manifest.
-    used = manifest[roles.notna() & manifest["split"].isin(["train", "val"])]
+    used = _used_rows(manifest, roles)
     cached = cache_volumes(used, config.volumes, cache_folder(run, config), config.network.spatial_dims)
     is_target = (roles[used.index] == "target").to_numpy(bool)
     rows = {
@@ -154,6 +155,11 @@ def _prepare(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     cohort = Cohort(cached, used.reset_index(drop=True), is_target, labels, **rows)
     _require_enough_rows(cohort, config.training, n_processes)
     return cohort
+
+
+def _used_rows(manifest: pd.DataFrame, roles: pd.Series) -> pd.DataFrame:
+    # The index stays: messages about images name the row of the whole manifest.
+    return manifest[roles.notna() & manifest["split"].isin(["train", "val"])]
 
 
 def _wanted_labels(used: pd.DataFrame, config: Config) -> list[Wanted]:
@@ -197,8 +203,23 @@ def is_finished(run: RunDir, config: Config) -> bool:
     return bool(facts["epoch"] >= config.training.epochs)
 
 
-def _hash_volumes(cached: CachedVolumes) -> str:
-    return hashlib.sha256("\n".join(cached.keys).encode()).hexdigest()
+def require_same_images(run: RunDir, manifest: pd.DataFrame, config: Config) -> None:
+    """Refuse a finished run of other images than the manifest names now.
+
+    Raises
+    ------
+    RunError
+        When files hold something else than those it was trained on, as far as they and the cache are still there.
+    """
+    used = _used_rows(manifest, require_trainable(manifest, config))
+    keys = identify_volumes(used, config.volumes, cache_folder(run, config), config.network.spatial_dims)
+    facts = load_checkpoint(run.checkpoint())[1]
+    if keys is not None and _hash_keys(keys) != facts.get("volumes_sha256"):
+        raise other_images(run)
+
+
+def _hash_keys(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
 def _set_up(fabric: Fabric, run: RunDir, cohort: Cohort, config: Config, hashes: dict[str, str]) -> TrainingState:

@@ -96,6 +96,14 @@ def save_state(run: RunDir, state: TrainingState, config: Config) -> None:
     write_table(run.history, history_table(state.history))
 
 
+def other_images(run: RunDir) -> RunError:
+    """Return the error of a run that meets other images than those it began with."""
+    return RunError(
+        f"{run.path}: the training images are not those this run began with (other content under the same names, "
+        "or other images can be read); restore them, or start over with --overwrite"
+    )
+
+
 def restore_state(run: RunDir, state: TrainingState) -> None:
     """Put the ``last`` checkpoint of a run back into a state, and remove what a kill during a write left.
 
@@ -108,10 +116,7 @@ def restore_state(run: RunDir, state: TrainingState) -> None:
     tensors, facts = load_checkpoint(path)
     require_keys(facts, FACTS, path)
     if facts["volumes_sha256"] != state.hashes["volumes_sha256"]:
-        raise RunError(
-            f"{run.path}: the training images are not those this run began with (other content under the same names, "
-            "or other images can be read); restore them, or start over with --overwrite"
-        )
+        raise other_images(run)
     for leftover in path.parent.glob(".*"):
         leftover.unlink(missing_ok=True)
     load_weights(state.network, tensors, path)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -216,6 +217,28 @@ def test_images_from_the_future_are_cached_and_seen_to_change(cohort, trained, t
     cut(RunDir(run).checkpoint())
     with pytest.raises(RunError, match="the training images are not those this run began with"):
         fit(read_manifest(study / cohort.name), config, run)
+
+
+def test_a_finished_run_meets_an_image_replaced_under_the_same_path(cohort, tmp_path, caplog):
+    study = shutil.copytree(cohort.parent, tmp_path / "study")
+    config = load_config(overrides=SETTINGS)
+    manifest = read_manifest(study / cohort.name)
+    run = fit(manifest, config, tmp_path / "runs" / "run")
+    weights = RunDir(run).checkpoint().read_bytes()
+    first, second = manifest.loc[manifest["split"] == "train", "image_path"].head(2).map(Path)
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(RunError, match="the training images are not those this run began with"):
+        fit(manifest, config, run)
+    first.write_bytes(kept)
+    fit(manifest, config, run)
+    assert "already trained" in caplog.text
+    # What is gone cannot be compared: the run is still what it was.
+    first.unlink()
+    fit(manifest, config, run)
+    shutil.rmtree(run.parent / "cache")
+    fit(manifest, config, run)
+    assert RunDir(run).checkpoint().read_bytes() == weights
 
 
 def test_a_step_that_ends_before_it_began_has_no_duration(tmp_path):

@@ -147,13 +147,9 @@ def cache_volumes(
         With every image that cannot be used, when ``on_error`` is ``stop`` (the others are cached by then) or when
         none is left; when the disk is full, with the space that is needed and free.
     """
-    choice = (volumes.preset, volumes.spacing, volumes.spatial_size, volumes.chain)
-    pipeline = build_preprocessing(*choice, spatial_dims)
-    parameters = describe_preprocessing(*choice, spatial_dims)
-    shape = (1, *parameters["spatial_size"]) if volumes.chain is None else None
-    store = VolumeCache(Path(cache_dir) / parameters_hash(parameters), parameters, shape)
-    sources = list_sources(manifest, with_mask=uses_mask(volumes.preset, volumes.chain))
-    contents, problems = find_contents(sources, ContentHashes(Path(cache_dir) / "files.tsv"), volumes.n_jobs)
+    pipeline = build_preprocessing(*_choice(volumes), spatial_dims)
+    store = _open_store(volumes, cache_dir, spatial_dims)
+    contents, problems = _find_contents(manifest, volumes, cache_dir)
     _forget_damaged(store, contents, volumes.n_jobs)
     problems += _fill(store, pipeline, contents, volumes.n_jobs)
     rows = np.full(len(manifest), -1, dtype=np.int64)
@@ -168,9 +164,51 @@ def cache_volumes(
         shown = "\n".join(f"  {problem}" for problem in problems[:SHOWN_PROBLEMS])
         logger.warning("%d of %d images skipped:\n%s", (rows < 0).sum(), len(manifest), shown)
     array = store.array()
-    if shape is not None and volumes.preset == "vbm":
+    if volumes.chain is None and volumes.preset == "vbm":
         problems += _unusual_values(array, rows)
-    return CachedVolumes(array, rows, output_affine(*choice), problems, tuple(array.shape[2:]), tuple(keys))
+    return CachedVolumes(array, rows, output_affine(*_choice(volumes)), problems, tuple(array.shape[2:]), tuple(keys))
+
+
+def identify_volumes(
+    manifest: pd.DataFrame, volumes: VolumesConfig, cache_dir: str | Path, spatial_dims: int = 3
+) -> tuple[str, ...] | None:
+    """Return the ``keys`` that :func:`cache_volumes` would, without preprocessing anything.
+
+    Parameters
+    ----------
+    manifest, volumes, cache_dir, spatial_dims
+        As for :func:`cache_volumes`.
+
+    Returns
+    -------
+    tuple of str or None
+        None when it cannot be told: images cannot be read any more, or the cache is gone.
+    """
+    store = _open_store(volumes, cache_dir, spatial_dims)
+    if not store.rows:
+        return None
+    contents, problems = _find_contents(manifest, volumes, cache_dir)
+    if problems:
+        return None
+    skips = volumes.on_error == "skip"
+    return tuple("" if skips and content.key not in store.rows else content.key for content in contents)
+
+
+def _choice(volumes: VolumesConfig) -> tuple[Any, ...]:
+    return volumes.preset, volumes.spacing, volumes.spatial_size, volumes.chain
+
+
+def _open_store(volumes: VolumesConfig, cache_dir: str | Path, spatial_dims: int) -> VolumeCache:
+    parameters = describe_preprocessing(*_choice(volumes), spatial_dims)
+    shape = (1, *parameters["spatial_size"]) if volumes.chain is None else None
+    return VolumeCache(Path(cache_dir) / parameters_hash(parameters), parameters, shape)
+
+
+def _find_contents(
+    manifest: pd.DataFrame, volumes: VolumesConfig, cache_dir: str | Path
+) -> tuple[list[Content], list[Problem]]:
+    sources = list_sources(manifest, with_mask=uses_mask(volumes.preset, volumes.chain))
+    return find_contents(sources, ContentHashes(Path(cache_dir) / "files.tsv"), volumes.n_jobs)
 
 
 def _forget_damaged(store: VolumeCache, contents: Sequence[Content], n_jobs: int) -> None:
