@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 SHOWN_PROBLEMS = 30
+# A cell or a column's name may hold a whole file.
+SHOWN_CHARACTERS = 500
 # Words of torch, oneDNN, the C++ library, gloo and NCCL.
 NO_MEMORY = (
     *("can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "std::bad_alloc"),
@@ -60,12 +62,12 @@ class Problem:
         where = [
             self.file,
             f"row {self.row}" if self.row is not None else "",
-            self.participant_id,
-            f'column "{self.column}"' if self.column else "",
+            shorten(self.participant_id),
+            f'column "{shorten(self.column)}"' if self.column else "",
         ]
         what = [
-            self.message,
-            f'got "{self.got}"' if self.got else "",
+            shorten(self.message),
+            f'got "{shorten(self.got)}"' if self.got else "",
             f"allowed: {self.allowed}" if self.allowed else "",
             f"fix: {self.fix}" if self.fix else "",
         ]
@@ -126,6 +128,21 @@ class PreemptedError(RunError):
 
 class TooFewError(UserError):
     """Too few participants for what was asked: nothing to mend but the question."""
+
+
+def shorten(text: str) -> str:
+    """Return a text, or its first 500 characters and how many there are.
+
+    Examples
+    --------
+    >>> shorten("age")
+    'age'
+    >>> shorten("a" * 90_000)[-32:]
+    'aaaaaaaaa... (90,000 characters)'
+    """
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[:SHOWN_CHARACTERS]}... ({len(text):,} characters)"
 
 
 def make_printable(text: str) -> str:

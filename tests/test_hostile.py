@@ -425,6 +425,15 @@ def test_any_change_of_a_header_is_read_or_refused(tmp_path, data):
 # Records of runs, and caches
 
 
+def test_a_name_as_long_as_a_file_is_shown_by_its_beginning(tmp_path):
+    rows = "".join(f"{i:02d}\tword\n" for i in range(12))
+    path = save(tmp_path / "salient.tsv", f"participant_id\t{'a' * 90_000}\n{rows}01\t{'b' * 90_000}\n")
+    said = refused(ManifestError, path, read_any_embeddings, [str(path)])
+    assert "a... (90,000 characters)" in said
+    assert "b... (90,000 characters)" in said
+    assert len(said) < 20_000
+
+
 def test_embeddings_of_another_hand_are_refused(tmp_path):
     table = pd.DataFrame({"participant_id": ["01", "02"], "salient_000": [1.0, 2.0]})
     (path,) = write_embeddings({"salient": table}, tmp_path, {})
