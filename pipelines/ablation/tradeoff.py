@@ -1,0 +1,116 @@
+"""What it costs to take a column out of the salient space: erased by degrees, or with all but the leading axes dropped.
+
+    python pipelines/ablation/tradeoff.py OUTPUT_DIR [--arm default] [--column sex]
+
+For every run of the arm that ``run.py`` left in OUTPUT_DIR; nothing is trained. Erasures (LEACE) and axes (principal
+components) are fitted on training patients, probes on training participants, and scored on held-out ones. Writes
+``OUTPUT_DIR/tradeoff.tsv`` and ``tradeoff.png``, and prints the table as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from run import probe
+from sklearn.decomposition import PCA
+
+from sepclr_med import read_manifest
+from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
+from sepclr_med.methods.erasure import fit_erasure
+from sepclr_med.rundir import write_table
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+AXES = (1, 2, 4, 8, 16)
+SHOWN = ("severity", "subtype", "age", "sex", "site")
+ERASED, KEPT = "erased", "leading axes kept"
+
+
+def main() -> None:
+    options = _options()
+    runs = sorted(options.output.glob(f"{options.arm}_cohort*_seed*/embeddings"))
+    found = pd.concat([_try_all(run, options) for run in runs], ignore_index=True)
+    write_table(options.output / "tradeoff.tsv", found)
+    print(summarise(found))
+    draw(found, options.column, options.output / "tradeoff.png")
+
+
+def _try_all(run: Path, options: argparse.Namespace) -> pd.DataFrame:
+    drawn = run.parent.name.removeprefix(f"{options.arm}_cohort").split("_")[0]
+    cohort = read_manifest(options.output / f"cohort{drawn}" / "manifest.tsv")
+    salient = read_embeddings(run)["salient"]
+    tables = []
+    for how, much, table in change(salient, cohort, options.column):
+        scores = probe({"salient": table}, cohort)
+        tables.append(scores.assign(run=run.parent.name, how=how, much=much))
+        print(run.parent.name, how, much, flush=True)
+    return pd.concat(tables)
+
+
+def change(salient: pd.DataFrame, cohort: pd.DataFrame, column: str) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Yield what was done, how much of it, and the salient table that is left."""
+    names = factor_columns(salient)
+    values = salient[names].to_numpy(float)
+    rows = salient[["participant_id"]].merge(cohort, on="participant_id", how="left", validate="1:1")
+    fitted = ((rows["split"] == "train") & (rows["diagnosis"] == "patient")).to_numpy()
+    coded = pd.get_dummies(rows.loc[fitted, column], drop_first=True).to_numpy(float)
+    erasure = fit_erasure(values[fitted], coded)
+    for strength in STRENGTHS:
+        yield ERASED, strength, salient.assign(**_named(values + strength * (erasure(values) - values), names))
+    scores = PCA().fit(values[fitted]).transform(values)
+    for n in AXES:
+        yield KEPT, n, salient.drop(columns=names).assign(**_named(scores[:, :n], names))
+
+
+def _named(values: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    return dict(zip(names, values.T, strict=False))
+
+
+def summarise(table: pd.DataFrame) -> str:
+    """Return a Markdown table: means over runs, and the range."""
+    patients = table[table["people"] == "patients"]
+    lines = [f"| salient space | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
+    for (how, much), rows in patients.groupby(["how", "much"]):
+        cells = [_cell(rows.loc[rows["variable"] == name, "value"]) for name in SHOWN]
+        lines.append(f"| {how}: {much:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: pd.Series) -> str:
+    return f"{values.mean() + 0.0:.2f} ({values.min() + 0.0:.2f} to {values.max() + 0.0:.2f})"
+
+
+def draw(table: pd.DataFrame, column: str, path: Path) -> None:
+    """Draw severity against the column, a line for each way, a point for each degree."""
+    patients = table[table["people"] == "patients"]
+    means = patients.groupby(["how", "much", "variable"])["value"].mean().unstack()
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for how, rows in means.groupby(level="how"):
+        axes.plot(rows[column], rows["severity"], "o-", label=how)
+        for (_, much), point in rows.iterrows():
+            axes.annotate(f"{much:g}", (point[column], point["severity"]), xytext=(4, 4), textcoords="offset points")
+    chance = patients.loc[patients["variable"] == column, "chance"].iloc[0]
+    axes.axvline(chance, color="0.6", linestyle=":", label="chance")
+    axes.set(xlabel=f"{column}: balanced accuracy", ylabel="severity: R2", title="Salient space, held-out patients")
+    axes.set_ylim(0, 1)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--arm", default="default")
+    parser.add_argument("--column", default="sex")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
