@@ -205,7 +205,8 @@ def cross_fit(
     ConfigError, ManifestError, VolumeError
         As for ``fit``.
     RunError
-        When finished models were trained on other images than are there now; when models failed, with the last word of each; the others are kept, and the same call repeats these only.
+        When finished models were trained on other images than are there now; when models failed, with the last word of
+        each: the others are kept, and the same call repeats these only.
     """
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)

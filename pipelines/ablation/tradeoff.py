@@ -90,7 +90,7 @@ def _cell(values: pd.Series) -> str:
 def draw(table: pd.DataFrame, column: str, path: Path) -> None:
     """Draw severity against the column, a line for each way, a point for each degree."""
     patients = table[table["people"] == "patients"]
-    means = patients.groupby(["how", "much", "variable"])["value"].mean().unstack()
+    means = patients.pivot_table("value", ["how", "much"], "variable")
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for how, rows in means.groupby(level="how"):
         axes.plot(rows[column], rows["severity"], "o-", label=how)

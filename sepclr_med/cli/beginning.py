@@ -1,7 +1,5 @@
 """The first verb: init asks what a newcomer knows and writes a recipe."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Callable

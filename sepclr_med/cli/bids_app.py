@@ -1,7 +1,5 @@
 """The BIDS App: its command line, as containers and schedulers expect it, put onto the other verbs."""
 
-from __future__ import annotations
-
 import json
 from enum import Enum
 from pathlib import Path
@@ -77,7 +75,7 @@ def run_bids_app(
     whole.run(recipe, output_dir / "run", manifest, background, target, assign=assign)
 
 
-def _read_settings(bids_dir: Path, recipe: Path | None, settings: list[str]) -> Config:
+def _read_settings(bids_dir: Path, recipe: Path | None, settings: list[str]) -> "Config":
     """Return a recipe's configuration with this BIDS folder as its cohort."""
     from sepclr_med import load_config
 
@@ -93,7 +91,7 @@ def _read_labels(given: list[str] | None, more: list[str] | None) -> list[str]:
     return sorted({part.removeprefix("sub-") for part in parts})
 
 
-def _find(config: Config, bids_dir: Path, labels: list[str], folder: Path, recipe: Path | None) -> Path:
+def _find(config: "Config", bids_dir: Path, labels: list[str], folder: Path, recipe: Path | None) -> Path:
     """Write the manifest of the images of these participants; a label without images is an error."""
     from sepclr_med import find_images, write_manifest
     from sepclr_med.cohort.bids import bids_options
@@ -113,7 +111,7 @@ def _find(config: Config, bids_dir: Path, labels: list[str], folder: Path, recip
     return write_manifest(table, folder / "manifest.tsv")
 
 
-def _check_images(manifest: Path, config: Config) -> None:
+def _check_images(manifest: Path, config: "Config") -> None:
     """Open every image, write what is wrong beside the manifest, and stop at what must be mended.
 
     Only what is said of single images counts: what the groups allow is asked at level group.

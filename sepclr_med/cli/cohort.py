@@ -1,7 +1,5 @@
 """Verbs before any model: simulate, manifest, check, split, seal."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys
@@ -272,6 +270,6 @@ def _next_command(cohort: str | None, output: Path) -> str:
     return shlex.join(["sepclr-med", "check", str(output), *roles])
 
 
-def _groups(manifest: pd.DataFrame) -> str:
+def _groups(manifest: "pd.DataFrame") -> str:
     counts = manifest.groupby(["split", "diagnosis"]).size()
     return f"{len(manifest)} images (" + ", ".join(f"{n} {s} {d}" for (s, d), n in counts.items()) + ")"

@@ -1,7 +1,5 @@
 """Verbs of the model: fit and embed."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Verbs of the results: evaluate, link, explain, report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Verbs around everything: run, compare, controls, export and doctor."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated
