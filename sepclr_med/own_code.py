@@ -13,7 +13,8 @@ import io
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import PurePath
@@ -58,6 +59,19 @@ def register(part: Any, what: str) -> OwnCode:
         package = name.split(":")[0].split(".")[0]
         os.environ[TRUSTED] = ",".join(dict.fromkeys([*trusted(), package]))
     return code
+
+
+@contextmanager
+def trusting_if_used() -> Iterator[None]:
+    """Trust the packages of what is registered inside only when nothing is refused."""
+    before = os.environ.get(TRUSTED)
+    try:
+        yield
+    except BaseException:
+        os.environ.pop(TRUSTED, None)
+        if before is not None:
+            os.environ[TRUSTED] = before
+        raise
 
 
 def find_own(code: OwnCode, what: str) -> Any:

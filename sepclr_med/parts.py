@@ -9,7 +9,7 @@ from torch import nn
 
 from sepclr_med.config import Config, parse_config
 from sepclr_med.encoders import check_builder, monai_builder
-from sepclr_med.own_code import find_own, register
+from sepclr_med.own_code import find_own, register, trusting_if_used
 from sepclr_med.settings import OwnCode
 from sepclr_med.volumes.chains import list_steps, view_steps
 from sepclr_med.volumes.custom import build_transforms
@@ -63,14 +63,15 @@ def use(
     (None, 'DenseNet121')
     """
     values = config.model_dump(mode="json")
-    if transforms is not None:
-        values["volumes"] |= _choose(transforms, "transforms", "volumes")
-    if views is not None:
-        values["views"] |= _choose(views, "transforms", "views")
-    if network is not None:
-        values["network"] |= _choose(network, "encoder", "network")
-    used = parse_config(values, "use")
-    _require_buildable(used)
+    with trusting_if_used():
+        if transforms is not None:
+            values["volumes"] |= _choose(transforms, "transforms", "volumes")
+        if views is not None:
+            values["views"] |= _choose(views, "transforms", "views")
+        if network is not None:
+            values["network"] |= _choose(network, "encoder", "network")
+        used = parse_config(values, "use")
+        _require_buildable(used)
     return used
 
 

@@ -68,10 +68,11 @@ def test_a_container_trains_on_a_group_and_embeds_participants(tmp_path):
     assert len(own) == 76
     first, second = (path.name for path in participants(study)[:2])
     said = start("participant", "--participant_label", first.removeprefix("sub-"), second, "--run", str(run))
-    assert said.startswith("2 of 2 images can be used")
-    embedded = pd.read_csv(study / "out" / "participants" / "embeddings" / "desc-salient_embedding.tsv", sep="\t")
-    assert embedded["participant_id"].tolist() == [first, second]
-    assert set(embedded["model_id"]) == set(own["model_id"])
+    for name in (first, second):
+        assert f"1 of 1 images can be used -> out/{name}/manifest.tsv" in said
+        embedded = pd.read_csv(study / "out" / name / "embeddings" / "desc-salient_embedding.tsv", sep="\t")
+        assert embedded["participant_id"].tolist() == [name]
+        assert set(embedded["model_id"]) == set(own["model_id"])
     assert sorted((study / "study").rglob("*")) == before, "a BIDS folder is only read"
 
 
@@ -96,10 +97,20 @@ def test_everyone_is_looked_at_unless_some_are_named(call, study):
     code, out, err = call("study", "out", "participant")
     assert code == 0, err
     assert out.startswith("8 of 8 images can be used")
-    first, second = (path.name.removeprefix("sub-") for path in participants(study)[:2])
-    code, out, err = call("study", "out", "participant", "--participant_label", first, second)
-    assert code == 0, err
-    assert out.startswith("2 of 2 images can be used")
+    first, second = participants(study)[:2]
+    labels = [path.name.removeprefix("sub-") for path in (first, second)]
+    image = next(first.rglob("*.nii.gz"))
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    code, out, err = call("study", "out", "participant", "--participant_label", *labels)
+    image.write_bytes(whole)
+    assert code == 1
+    assert first.name in err
+    assert out.startswith("1 of 1 images can be used")
+    assert [len(pd.read_csv(study / "out" / path.name / "manifest.tsv", sep="\t")) for path in (first, second)] == [
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(

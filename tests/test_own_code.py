@@ -247,6 +247,13 @@ def test_a_trusted_package_does_not_lend_its_trust_to_what_it_imports(monkeypatc
         find_own(code, "views")
 
 
+def test_a_package_is_not_trusted_by_what_was_refused(config, monkeypatch):
+    monkeypatch.setenv("SEPCLR_MED_TRUSTED", "lab")
+    with pytest.raises(ConfigError):
+        use(config, transforms="collections:OrderedDict", network="json:nothing_of_this_name")
+    assert os.environ["SEPCLR_MED_TRUSTED"] == "lab"
+
+
 # ---------------------------------------------------------------- views
 
 

@@ -14,6 +14,8 @@ from sepclr_med.errors import ConfigError, ManifestError, Problem
 from sepclr_med.printing import print_problems
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sepclr_med.config import Config
 
 
@@ -54,24 +56,27 @@ def run_bids_app(
 ) -> None:
     """Run as a BIDS App: each participant's images found, checked and embedded, or the whole job on a group.
 
-    Level participant writes a manifest and a check, and with --run the embeddings, to OUTPUT_DIR/sub-LABEL, or to
-    OUTPUT_DIR/participants when there are several. Level group does what `run` does, in OUTPUT_DIR/run.
+    Level participant writes a manifest and a check, and with --run the embeddings, to OUTPUT_DIR/sub-LABEL for each
+    label, or to OUTPUT_DIR/participants without labels. Level group does what `run` does, in OUTPUT_DIR/run.
 
     Example: sepclr-med bids-app /data/study /out group --recipe recipe.yaml --background control --target patient
     """
     labels = _read_labels(participant_label, more_labels)
     if level is Level.participant:
-        folder = output_dir / (f"sub-{labels[0]}" if len(labels) == 1 else "participants")
         config = _read_settings(bids_dir, recipe, [*(assign or []), *group_settings(background, target)])
-        _check_images(_find(config, bids_dir, labels, folder, recipe), config)
-        if trained is not None:
-            model.embed(trained, folder / "manifest.tsv", folder / "embeddings")
+        images = _find(config, bids_dir, labels, recipe)
+        # A folder for each, so that jobs that share the participants among them do not write over one another.
+        parts = dict(list(images.groupby("participant_id"))) if labels else {"participants": images}
+        manifests = [_write(rows, output_dir / name) for name, rows in parts.items()]
+        _check_images(manifests, config)
+        for manifest in manifests if trained is not None else ():
+            model.embed(trained, manifest, manifest.parent / "embeddings")
         return
     if recipe is None or trained is not None:
         fix = "add --recipe FILE, such as pipelines/vbm/recipe.yaml, and leave --run to level participant"
         raise ConfigError("bids-app: level group trains by a recipe", [Problem("no recipe, or --run", fix=fix)])
     config = _read_settings(bids_dir, recipe, assign or [])
-    manifest = _find(config, bids_dir, labels, output_dir, recipe)
+    manifest = _write(_find(config, bids_dir, labels, recipe), output_dir)
     whole.run(recipe, output_dir / "run", manifest, background, target, assign=assign)
 
 
@@ -91,9 +96,9 @@ def _read_labels(given: list[str] | None, more: list[str] | None) -> list[str]:
     return sorted({part.removeprefix("sub-") for part in parts})
 
 
-def _find(config: "Config", bids_dir: Path, labels: list[str], folder: Path, recipe: Path | None) -> Path:
-    """Write the manifest of the images of these participants; a label without images is an error."""
-    from sepclr_med import find_images, write_manifest
+def _find(config: "Config", bids_dir: Path, labels: list[str], recipe: Path | None) -> "pd.DataFrame":
+    """Return the images of these participants; a label without images is an error."""
+    from sepclr_med import find_images
     from sepclr_med.cohort.bids import bids_options
     from sepclr_med.settings import BidsConfig
 
@@ -105,14 +110,18 @@ def _find(config: "Config", bids_dir: Path, labels: list[str], folder: Path, rec
         wrong = [Problem("no image", got=label, allowed=f"{known}, ...", fix="see the folder") for label in absent]
         raise ManifestError(f"{bids_dir}: participants that are not there", wrong)
     print_problems(problems)
-    if labels:
-        table = table[table["participant_id"].isin([f"sub-{label}" for label in labels])]
+    return table[table["participant_id"].isin([f"sub-{label}" for label in labels])] if labels else table
+
+
+def _write(images: "pd.DataFrame", folder: Path) -> Path:
+    from sepclr_med import write_manifest
+
     folder.mkdir(parents=True, exist_ok=True)
-    return write_manifest(table, folder / "manifest.tsv")
+    return write_manifest(images, folder / "manifest.tsv")
 
 
-def _check_images(manifest: Path, config: "Config") -> None:
-    """Open every image, write what is wrong beside the manifest, and stop at what must be mended.
+def _check_images(manifests: list[Path], config: "Config") -> None:
+    """Open every image, write what is wrong beside each manifest, and stop at what must be mended.
 
     Only what is said of single images counts: what the groups allow is asked at level group.
     """
@@ -120,10 +129,15 @@ def _check_images(manifest: Path, config: "Config") -> None:
     from sepclr_med.cohort.preflight import problems_table
     from sepclr_med.rundir import write_table
 
-    found = check_cohort(read_manifest(manifest), config.cohort.background, config.cohort.target)
-    table = problems_table(found)
-    write_table(manifest.with_name("problems.tsv"), table[table["participant_id"] != ""])
-    errors = [problem for problem in found.problems if problem.severity == "error" and problem.participant_id]
+    errors: list[Problem] = []
+    for manifest in manifests:
+        found = check_cohort(read_manifest(manifest), config.cohort.background, config.cohort.target)
+        table = problems_table(found)
+        write_table(manifest.with_name("problems.tsv"), table[table["participant_id"] != ""])
+        wrong = [problem for problem in found.problems if problem.severity == "error" and problem.participant_id]
+        errors += wrong
+        if not wrong:
+            print(f"{found.n_usable} of {found.n_images} images can be used -> {manifest}")
     if errors:
-        raise ManifestError(f"{manifest}: {len(errors)} problem(s) must be mended first", errors)
-    print(f"{found.n_usable} of {found.n_images} images can be used -> {manifest}")
+        where = manifests[0] if len(manifests) == 1 else manifests[0].parent.parent
+        raise ManifestError(f"{where}: {len(errors)} problem(s) must be mended first", errors)
