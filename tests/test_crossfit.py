@@ -316,27 +316,23 @@ def test_new_people_of_a_new_site_are_placed_among_those_embedded_out_of_fold(co
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_from_the_command_line(cohort, run, tmp_path):
-    def call(*words):
-        return subprocess.run([sys.executable, "-m", "sepclr_med", *words], capture_output=True, text=True)
-
+def test_from_the_command_line(cohort, run, tmp_path, run_verb):
     table = write_manifest(cohort, tmp_path / "manifest.tsv")
     sets = [word for setting in SMALL for word in ("--set", setting)]
-    planned = call("fit", str(table), str(tmp_path / "run"), "--folds", "3", "--seeds", "1", "--plan-only", *sets)
-    lines = planned.stdout.splitlines()
-    assert len(lines) == 3
+    code, planned, _ = run_verb("fit", table, tmp_path / "run", "--folds", 3, "--seeds", 1, "--plan-only", *sets)
+    lines = planned.splitlines()
+    assert (code, len(lines)) == (0, 3)
     assert lines[0].split()[:2] == ["sepclr-med", "fit"]
-    one = call(*lines[0].split()[1:])
+    one = subprocess.run([sys.executable, "-m", "sepclr_med", *lines[0].split()[1:]], capture_output=True, text=True)
     assert one.returncode == 0, one.stderr
     assert RunDir(tmp_path / "run" / "models" / "fold-0_seed-0").checkpoint().is_file()
-    both = call("fit", str(table), str(tmp_path / "other"), "--folds", "3", "--leave-site-out", *sets)
-    assert both.returncode == 1
-    assert "either --folds or --leave-site-out" in both.stderr
-    neither = call("fit", str(table), str(tmp_path / "other"), "--seeds", "2", *sets)
-    assert neither.returncode == 1
-    assert "either --folds or --leave-site-out" in neither.stderr
-    other = call("embed", str(run), "--checkpoint", "best")
-    assert other.returncode == 1
-    assert "is a cross-fit" in other.stderr
-    embedded = call("embed", str(run))
-    assert "55 images" in embedded.stdout
+    for words in (("--folds", 3, "--leave-site-out"), ("--seeds", 2)):
+        code, _, err = run_verb("fit", table, tmp_path / "other", *words, *sets)
+        assert code == 1
+        assert "either --folds or --leave-site-out" in err
+    code, _, err = run_verb("embed", run, "--checkpoint", "best")
+    assert code == 1
+    assert "is a cross-fit" in err
+    code, out, _ = run_verb("embed", run)
+    assert code == 0
+    assert "55 images" in out
