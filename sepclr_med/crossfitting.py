@@ -143,13 +143,13 @@ def plan_cross_fit(
     first = config.training.seed
     jobs = [Job(fold, seed) for seed in range(first, first + n_seeds) for fold in folds]
     for job in jobs:
-        folder = run.job(job.name)
-        if not folder.with_suffix(".yaml").is_file():
-            write_manifest(leave_out(rows, job.fold), folder.with_suffix(".tsv"))
+        recipe = run.job_file(job.name, ".yaml")
+        if not recipe.is_file():
+            write_manifest(leave_out(rows, job.fold), run.job_file(job.name, ".tsv"))
             settings = {"training": config.training.model_copy(update={"seed": job.seed})}
             settings["volumes"] = config.volumes.model_copy(update={"cache_dir": str(cache_folder(run, config))})
             # Last, because its presence says that the job is complete.
-            write_text(folder.with_suffix(".yaml"), dump_config(config.model_copy(update=settings)))
+            write_text(recipe, dump_config(config.model_copy(update=settings)))
     seeds = sorted({*before["seeds"], *(job.seed for job in jobs)})
     write_json(run.cross_fit, {"folds": folds, "seeds": seeds, "by_site": n_folds is None})
     return jobs
@@ -166,6 +166,18 @@ def preprocess_images(run_dir: str | Path) -> None:
     run = RunDir(run_dir)
     config = read_config(run)
     cache_volumes(read_manifest(run.manifest), config.volumes, cache_folder(run, config), config.network.spatial_dims)
+
+
+def job_command(run: RunDir, job: Job) -> list[str]:
+    """Return the words after ``sepclr-med`` that train one model of a cross-fit.
+
+    Examples
+    --------
+    >>> [Path(word).name for word in job_command(RunDir("run"), Job("GE-1.5T", 0))]
+    ['fit', 'fold-GE-1.5T_seed-0.tsv', 'fold-GE-1.5T_seed-0', '--config', 'fold-GE-1.5T_seed-0.yaml']
+    """
+    words = ["fit", run.job_file(job.name, ".tsv"), run.job(job.name), "--config", run.job_file(job.name, ".yaml")]
+    return [str(word) for word in words]
 
 
 def is_done(run: RunDir, job: Job) -> bool:
@@ -263,9 +275,7 @@ def _run_jobs(
 def _train_apart(
     run: RunDir, job: Job, threads: int, gpu: str | None, children: list[subprocess.Popen[bytes]]
 ) -> tuple[int, str]:
-    folder = run.job(job.name)
-    command = [sys.executable, "-m", "sepclr_med", "fit", str(folder.with_suffix(".tsv")), str(folder)]
-    command += ["--config", str(folder.with_suffix(".yaml")), "--set", f"training.threads={threads}"]
+    command = [sys.executable, "-m", "sepclr_med", *job_command(run, job), "--set", f"training.threads={threads}"]
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})
     log = run.path / "logs" / f"{job.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

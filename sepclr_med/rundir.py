@@ -271,8 +271,18 @@ class RunDir:
         return self.path / "data" / "seal.json"
 
     def job(self, name: str) -> Path:
-        """The run folder of one model of a cross-fit; its manifest and its recipe have the same name, with endings."""
+        """The run folder of one model of a cross-fit."""
         return self.path / "models" / name
+
+    def job_file(self, name: str, ending: str) -> Path:
+        """The manifest (``.tsv``) or the recipe (``.yaml``) of one model of a cross-fit, beside its run folder.
+
+        Examples
+        --------
+        >>> RunDir("runs/demo").job_file("fold-GE-1.5T_seed-0", ".tsv").as_posix()
+        'runs/demo/models/fold-GE-1.5T_seed-0.tsv'
+        """
+        return self.path / "models" / f"{name}{ending}"
 
     @property
     def norms(self) -> Path:

@@ -1,6 +1,7 @@
 """Cross-fitting: nobody is embedded by a model that saw them, spaces are laid over one another, and jobs may fail."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,21 @@ def test_folds_whose_folders_would_be_one_are_refused(cohort, tmp_path):
     own["fold"] = own.groupby("participant_id")["fold"].transform("first")
     with pytest.raises(ConfigError, match="a b, a/b"):
         plan_cross_fit(own, load_config(overrides=SMALL), tmp_path / "run", 3)
+
+
+@pytest.mark.parametrize("n_folds", [3, None])
+def test_names_with_points_have_files_of_their_own(cohort, tmp_path, n_folds):
+    names = ["0.0", "1.0", "2.0"] if n_folds else ["GE-1.5T", "GE-1.0T", "b.2"]
+    number = cohort["site"].rank(method="dense").astype(int) - 1
+    rows = cohort.assign(**{"fold" if n_folds else "site": number.map(names.__getitem__)})
+    plain = load_config(overrides=[*SMALL, "method.name=sepclr_paper"])
+    run = RunDir(tmp_path / "a run")
+    jobs = plan_cross_fit(rows, plain, run.path, n_folds, n_seeds=2)
+    assert len({job.name for job in jobs}) == 6
+    for job in jobs:
+        parts = read_manifest(run.job_file(job.name, ".tsv"))
+        assert set(parts.loc[parts["split"] == "test", "fold"]) == {job.fold}
+        assert load_config(run.job_file(job.name, ".yaml")).training.seed == job.seed
 
 
 # Spaces laid over one another.
@@ -319,13 +335,13 @@ def test_new_people_of_a_new_site_are_placed_among_those_embedded_out_of_fold(co
 def test_from_the_command_line(cohort, run, tmp_path, run_verb):
     table = write_manifest(cohort, tmp_path / "manifest.tsv")
     sets = [word for setting in SMALL for word in ("--set", setting)]
-    code, planned, _ = run_verb("fit", table, tmp_path / "run", "--folds", 3, "--seeds", 1, "--plan-only", *sets)
-    lines = planned.splitlines()
+    code, planned, _ = run_verb("fit", table, tmp_path / "a run", "--folds", 3, "--seeds", 1, "--plan-only", *sets)
+    lines = [shlex.split(line) for line in planned.splitlines()]
     assert (code, len(lines)) == (0, 3)
-    assert lines[0].split()[:2] == ["sepclr-med", "fit"]
-    one = subprocess.run([sys.executable, "-m", "sepclr_med", *lines[0].split()[1:]], capture_output=True, text=True)
+    assert lines[0][:2] == ["sepclr-med", "fit"]
+    one = subprocess.run([sys.executable, "-m", "sepclr_med", *lines[0][1:]], capture_output=True, text=True)
     assert one.returncode == 0, one.stderr
-    assert RunDir(tmp_path / "run" / "models" / "fold-0_seed-0").checkpoint().is_file()
+    assert RunDir(tmp_path / "a run" / "models" / "fold-0_seed-0").checkpoint().is_file()
     for words in (("--folds", 3, "--leave-site-out"), ("--seeds", 2)):
         code, _, err = run_verb("fit", table, tmp_path / "other", *words, *sets)
         assert code == 1

@@ -1,6 +1,7 @@
 """Verbs of the model: fit and embed."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -114,7 +115,8 @@ def fit(
         )
         raise ConfigError("fit: whom should models leave out?", [said])
     if folds or leave_site_out:
-        from sepclr_med.crossfitting import cross_fit, plan_cross_fit, preprocess_images
+        from sepclr_med.crossfitting import cross_fit, job_command, plan_cross_fit, preprocess_images
+        from sepclr_med.rundir import RunDir
 
         how = {"n_folds": folds, "n_seeds": seeds or 3, "overwrite": overwrite}
         table = read_manifest(manifest, bids_root)
@@ -122,8 +124,7 @@ def fit(
             planned = plan_cross_fit(table, settings, run_dir, **how)
             preprocess_images(run_dir)
             for job in planned:
-                folder = run_dir / "models" / job.name
-                print(f"sepclr-med fit {folder}.tsv {folder} --config {folder}.yaml")
+                print(shlex.join(["sepclr-med", *job_command(RunDir(run_dir), job)]))
             return
         cross_fit(table, settings, run_dir, jobs=jobs or 1, say=lambda text: print(text, file=sys.stderr), **how)
         print(f"all models trained -> {run_dir}; next: sepclr-med embed {run_dir}")
