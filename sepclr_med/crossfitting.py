@@ -16,17 +16,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 import joblib
 import pandas as pd
 import torch
 
-from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
+from sepclr_med.cohort.crossfolds import Job, assign_crossfolds, assign_site_folds, leave_out, read_plan
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.cohort.trainable import require_trainable
 from sepclr_med.config import Config, dump_config
@@ -34,54 +32,13 @@ from sepclr_med.errors import ConfigError, PreemptedError, Problem, RunError
 from sepclr_med.methods import needs_reference
 from sepclr_med.occupancy import working_in
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, read_json, write_json, write_text
+from sepclr_med.rundir import RunDir, write_json, write_text
 from sepclr_med.runs import cache_folder, open_run, read_config, require_sealed
 from sepclr_med.training import is_finished, require_same_images
 from sepclr_med.volumes.cache import cache_volumes
 
 FEWEST_FOLDS = 3
 KILLED = "killed from outside, most likely because memory ran out: fewer --jobs, or --set training.micro_batch=N"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model of a cross-fit.
-
-    Parameters
-    ----------
-    fold : str
-        Whom it never sees.
-    seed : int
-    """
-
-    fold: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its folder under ``models``.
-
-        Examples
-        --------
-        >>> Job("2", 0).name
-        'fold-2_seed-0'
-        """
-        word = "".join(c if c.isalnum() or c in "-." else "+" for c in self.fold)
-        return f"fold-{word}_seed-{self.seed}"
-
-
-def read_plan(run: RunDir) -> dict[str, Any]:
-    """Return the folds and seeds of a cross-fit.
-
-    Raises
-    ------
-    RunError
-        When ``crossfit.json`` is none.
-    """
-    plan = read_json(run.cross_fit, {"folds": list, "seeds": list})
-    if {type(fold) for fold in plan["folds"]} - {str} or {type(seed) for seed in plan["seeds"]} - {int}:
-        raise RunError(f"{run.cross_fit}: folds should be texts and seeds whole numbers; mend or delete it")
-    return plan
 
 
 def plan_cross_fit(

@@ -13,9 +13,10 @@ import pandas as pd
 
 from sepclr_med.analysis.alignment import Alignment, align_tables
 from sepclr_med.analysis.spaces import image_keys
+from sepclr_med.cohort.crossfolds import Job, read_plan
 from sepclr_med.cohort.embeddings import SPACES, factor_columns, read_embeddings, write_embeddings, write_spread
 from sepclr_med.cohort.manifest import read_manifest
-from sepclr_med.crossfitting import Job, is_done, read_plan
+from sepclr_med.crossfitting import is_done
 from sepclr_med.embedding import embed, embed_at_sites, embeddings_are_current
 from sepclr_med.errors import RunError
 from sepclr_med.provenance import record_step

@@ -102,7 +102,11 @@ def _of_manifest(path: Path) -> Standing:
 def _of_run(run: RunDir) -> Standing:
     data = collect_run(run.path)
     facts = [
-        (str(step.get("step", "?")), f"done {str(step.get('started', ''))[:16].replace('T', ' ')} UTC")
+        (
+            str(step.get("step", "?")),
+            f"{'in part failed' if step.get('failed') else 'done'} "
+            f"{str(step.get('started', ''))[:16].replace('T', ' ')} UTC",
+        )
         for step in data["steps"]
     ]
     trained = _describe_training(run, data)

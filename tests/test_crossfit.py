@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
@@ -16,15 +17,19 @@ from sepclr_med import load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.alignment import align, align_tables
 from sepclr_med.analysis.norms import load_norms
 from sepclr_med.checkpoint import load_checkpoint
-from sepclr_med.cohort.crossfolds import assign_crossfolds, assign_site_folds, leave_out
+from sepclr_med.cohort.crossfolds import Job, assign_crossfolds, assign_site_folds, leave_out
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
-from sepclr_med.crossfitting import Job, cross_fit, plan_cross_fit
+from sepclr_med.crossfitting import cross_fit, plan_cross_fit
 from sepclr_med.embedding import embed
 from sepclr_med.ensembles import embed_cross_fitted
 from sepclr_med.errors import ConfigError, ManifestError, RunError
 from sepclr_med.new_participants import SITE_FILE, embed_new
 from sepclr_med.onboarding import FEWEST_CONTROLS
+from sepclr_med.provenance import record_step
+from sepclr_med.report.collect import collect_run
+from sepclr_med.report.not_run import find_not_run
 from sepclr_med.rundir import RunDir
+from sepclr_med.standing import find_standing
 
 SMALL = [
     "volumes.spacing=12",
@@ -135,6 +140,24 @@ def test_names_with_points_have_files_of_their_own(cohort, tmp_path, n_folds):
         parts = read_manifest(run.job_file(job.name, ".tsv"))
         assert set(parts.loc[parts["split"] == "test", "fold"]) == {job.fold}
         assert load_config(run.job_file(job.name, ".yaml")).training.seed == job.seed
+
+
+def test_a_planned_cross_fit_is_described_as_such_and_a_trained_one_is_not_trained_again(cohort, tmp_path):
+    run = RunDir(tmp_path / "a run")
+    jobs = plan_cross_fit(cohort, load_config(overrides=SMALL), run.path, 3, n_seeds=2)
+    command = f"fit MANIFEST '{run.path}' --config '{run.path}'/config.yaml --folds 3 --seeds 2"
+    for done, job in enumerate(jobs):
+        standing = find_standing(run.path)
+        assert ("not run", f"training of {6 - done} of 6 models") in standing.facts
+        assert standing.follows == f"sepclr-med {command}"
+        started = datetime.now(timezone.utc)
+        record_step(RunDir(run.job(job.name)).provenance, "fit", started, {})
+        record_step(run.provenance, "fit", started, {"failed": {} if done == 5 else {jobs[-1].name: "died"}})
+    standing = find_standing(run.path)
+    ended = [found.partition(" 2")[0] for what, found in standing.facts if what == "fit"]
+    assert ended == [*5 * ["in part failed"], "done"]
+    assert standing.follows == f"sepclr-med embed '{run.path}'"
+    assert not [entry for entry in find_not_run(collect_run(run.path)) if "training" in entry["name"]]
 
 
 # Spaces laid over one another.

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
 from sepclr_med.cohort.bids import find_images
+from sepclr_med.cohort.crossfolds import read_plan
 from sepclr_med.cohort.embeddings import read_any_embeddings, read_embeddings, read_replicates, write_embeddings
 from sepclr_med.cohort.facts_file import FactsFile, read_images
 from sepclr_med.cohort.images import read_facts
 from sepclr_med.cohort.ledger import append_event, hash_hypotheses, read_hypotheses, read_ledger, seal
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
 from sepclr_med.config import dump_config, load_config, parse_value
-from sepclr_med.crossfitting import read_plan
 from sepclr_med.erasing import load_erasures
 from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError, VolumeError
 from sepclr_med.opening import sealed_entries

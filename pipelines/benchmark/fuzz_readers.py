@@ -277,7 +277,7 @@ def run_seeds():
 def read_run_case(folder):
     from datetime import datetime, timezone
 
-    from sepclr_med.crossfitting import read_plan
+    from sepclr_med.cohort.crossfolds import read_plan
     from sepclr_med.pipeline import _Done
     from sepclr_med.provenance import record_step
     from sepclr_med.report.collect import collect_run

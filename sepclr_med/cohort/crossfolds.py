@@ -1,13 +1,80 @@
-"""Who is left out together in cross-fitting: a fold of participants, or a site."""
+"""Who is left out together in cross-fitting, a fold of participants or a site, and which models that makes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from sepclr_med.cohort.allocation import number_relatives
 from sepclr_med.cohort.balance import participants_of
 from sepclr_med.cohort.splits import assign_splits
-from sepclr_med.errors import ConfigError, ManifestError, Problem
+from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError
+from sepclr_med.rundir import RunDir, read_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of a cross-fit.
+
+    Parameters
+    ----------
+    fold : str
+        Whom it never sees.
+    seed : int
+    """
+
+    fold: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder under ``models``.
+
+        Examples
+        --------
+        >>> Job("2", 0).name
+        'fold-2_seed-0'
+        """
+        word = "".join(c if c.isalnum() or c in "-." else "+" for c in self.fold)
+        return f"fold-{word}_seed-{self.seed}"
+
+
+def read_plan(run: RunDir) -> dict[str, Any]:
+    """Return the folds and seeds of a cross-fit.
+
+    Raises
+    ------
+    RunError
+        When ``crossfit.json`` is none.
+    """
+    plan = read_json(run.cross_fit, {"folds": list, "seeds": list})
+    if {type(fold) for fold in plan["folds"]} - {str} or {type(seed) for seed in plan["seeds"]} - {int}:
+        raise RunError(f"{run.cross_fit}: folds should be texts and seeds whole numbers; mend or delete it")
+    return plan
+
+
+def find_unfinished(run: RunDir) -> list[Job]:
+    """Return the models that a cross-fit was planned with and that have not ended their training.
+
+    Raises
+    ------
+    RunError
+        As for :func:`read_plan`.
+    """
+    plan = read_plan(run)
+    jobs = [Job(fold, seed) for seed in plan["seeds"] for fold in plan["folds"]]
+    return [job for job in jobs if not _has_ended(RunDir(run.job(job.name)))]
+
+
+def _has_ended(model: RunDir) -> bool:
+    # Training writes itself down once all its epochs are done and everything is fitted.
+    try:
+        steps = read_json(model.provenance, {"steps": list})["steps"]
+    except RunError:
+        return False
+    return any(isinstance(step, dict) and step.get("step") == "fit" for step in steps)
 
 
 def assign_crossfolds(manifest: pd.DataFrame, n_folds: int, stratify: list[str], seed: int = 0) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.cohort.crossfolds import find_unfinished
 from sepclr_med.config import read_yaml
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.opening import sealed_entries
@@ -105,7 +106,8 @@ def collect_run(run_dir: str | Path) -> dict[str, Any]:
         ``name`` (of the folder), ``config`` (dict), ``steps`` (list of dict, from ``provenance.json``), ``objects``
         (JSON files by name), ``tables`` (DataFrame by name, with every documented column), ``manifest`` and
         ``assignments`` (DataFrame or None), ``embeddings`` and ``sidecars`` (by space), ``files`` (relative names of
-        what is there) and ``faults`` (a sentence for each file that is there and cannot be read).
+        what is there), ``unfinished`` (names of the models that a cross-fit still lacks) and ``faults`` (a sentence for
+        each file that is there and cannot be read).
 
     Raises
     ------
@@ -154,6 +156,7 @@ def collect_run(run_dir: str | Path) -> dict[str, Any]:
         "embeddings": {s: t for s, t in spaces.items() if t is not None and "participant_id" in t},
         "sidecars": sidecars,
         "files": files,
+        "unfinished": _find_unfinished(run, faults) if objects["cross_fit"] else [],
         "faults": faults,
     }
 
@@ -204,6 +207,14 @@ def _read_ledger(run: RunDir, faults: list[str]) -> list[dict[str, Any]]:
         faults.append(f"data/seal.json: {without_paths(error)}")
         # What is sealed stays unseen though its ledger cannot be read.
         return [{"event": "sealed"}]
+
+
+def _find_unfinished(run: RunDir, faults: list[str]) -> list[str]:
+    try:
+        return [job.name for job in find_unfinished(run)]
+    except RunError:
+        faults.append(f"{run.cross_fit.name}: is not the plan of a cross-fit.")
+        return []
 
 
 def _without_test(table: pd.DataFrame | None) -> pd.DataFrame | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sepclr_med.report.collect import dig
+from sepclr_med.report.collect import dig, texts
 from sepclr_med.report.wording import as_number, plural, say_list
 from sepclr_med.settings import CLOSED_FORM, TWO_SPACES
 
@@ -164,8 +164,10 @@ def _cross_fit(data: Mapping[str, Any]) -> str:
     if not folds or not seeds:
         return ""
     left = "site" if dig(plan, "by_site") else "fold"
+    planned, used = len(folds) * len(seeds), len(texts(data["sidecars"].get("salient"), "Models"))
+    done = f"{used} of {planned} planned times" if 0 < used < planned else plural(planned, "time")
     words = (
-        f"This was done {plural(len(folds) * len(seeds), 'time')}, leaving out each of {plural(len(folds), left)} "
+        f"This was done {done}, leaving out each of {plural(len(folds), left)} "
         f"with {plural(len(seeds), 'seed')}: every participant was embedded by models that had seen neither them nor "
         "their relatives nor another session of theirs, and the mean over seeds was taken [[crossfit]]. Spaces were "
         "laid over one another by orthogonal Procrustes rotation on participants that both models were trained on "

@@ -31,7 +31,7 @@ class Step:
 
 STEPS = (
     Step("check of images and design", ("check/check.json",), "sepclr-med check RUN_DIR/data/manifest.tsv"),
-    Step("training", ("history.tsv",), "sepclr-med fit MANIFEST RUN_DIR"),
+    Step("training", ("history.tsv", "crossfit.json"), "sepclr-med fit MANIFEST RUN_DIR"),
     Step("embeddings", ("embeddings/desc-",), "sepclr-med embed RUN_DIR"),
     Step("separation card", ("analysis/separation.tsv",), "sepclr-med evaluate RUN_DIR"),
     Step("links of factors to clinical variables", ("analysis/links.tsv",), "sepclr-med link RUN_DIR{covariates}"),
@@ -72,11 +72,12 @@ def find_not_run(data: Mapping[str, Any]) -> list[dict[str, str]]:
     manifest = data["manifest"]
     known = [name for name in COVARIATES if manifest is not None and name in manifest]
     covariates = f" --covariates {','.join(known)}" if known else ""
-    return [
+    missing = [
         {"name": step.name, "command": (step.command + _groups(step, data["config"])).format(covariates=covariates)}
         for step in STEPS
         if not any(file.startswith(step.files) for file in data["files"])
     ]
+    return [*_missing_models(data), *missing]
 
 
 def describe_not_run(data: Mapping[str, Any]) -> blocks.Block:
@@ -105,6 +106,17 @@ def describe_not_run(data: Mapping[str, Any]) -> blocks.Block:
         {"kind": "list", "items": [str(fault) for fault in data["faults"]]} if data["faults"] else None,
     ]
     return blocks.section("not-run", "What was not run", parts)
+
+
+def _missing_models(data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the trainings that a cross-fit lacks as one step, nothing where it lacks none."""
+    if not data.get("unfinished"):
+        return []
+    plan = data["objects"]["cross_fit"]
+    folds, seeds = len(plan["folds"]), len(plan["seeds"])
+    divided = "--leave-site-out" if dig(plan, "by_site") else f"--folds {folds}"
+    command = f"sepclr-med fit MANIFEST RUN_DIR --config RUN_DIR/config.yaml {divided} --seeds {seeds}"
+    return [{"name": f"training of {len(data['unfinished'])} of {folds * seeds} models", "command": command}]
 
 
 def _groups(step: Step, config: Mapping[str, Any]) -> str:
