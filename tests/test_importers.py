@@ -315,7 +315,9 @@ def test_the_command_lists_reads_and_says_what_comes_next(tmp_path):
     assert run.exit_code == 0, run.output
     assert f"next: sepclr-med check {output} --background control --target depression" in run.output
     assert json.loads(output.with_suffix(".json").read_text())["age"]["Units"] == "year"
-    untested = CliRunner().invoke(app, ["manifest", str(tmp_path), "-o", str(output), "--cohort", "camcan"])
+    untested = CliRunner().invoke(
+        app, ["manifest", str(tmp_path), "-o", str(output), "--overwrite", "--cohort", "camcan"]
+    )
     assert "warning: importer of Cam-CAN" in untested.output
 
 

@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from sepclr_med import read_manifest, write_manifest
+from sepclr_med.cohort.ledger import seal
 from sepclr_med.cohort.merging import append_rows, label_dataset
 from sepclr_med.errors import ManifestError
 
@@ -30,6 +31,37 @@ def test_two_people_never_become_one(tmp_path):
     with pytest.raises(ManifestError, match=r"sub-02.*--prefix"):
         append_rows(path, dataset(tmp_path / "b", ["sub-02", "sub-03"]))
     assert path.read_bytes() == before
+
+
+def test_families_of_two_datasets_never_become_one(tmp_path):
+    rows = dataset(tmp_path, ["sub-01", "sub-02", "sub-03"], family_id=["1", "1", None])
+    assert label_dataset(rows, prefix="b")["family_id"].dropna().tolist() == ["b1", "b1"]
+
+
+def test_a_manifest_is_replaced_on_request_only_and_a_sealed_one_never(tmp_path, run_verb):
+    for name in ("first/sub-01", "first/sub-02", "second/sub-01", "second/sub-02"):
+        folder = tmp_path / name / "anat"
+        folder.mkdir(parents=True)
+        (folder / f"{folder.parent.name}_T1w.nii.gz").write_bytes(b"")
+    path = tmp_path / "manifest.tsv"
+    words = ["manifest", tmp_path / "first", "-o", path, "--diagnosis", "control"]
+    more = ["manifest", tmp_path / "second", *words[2:], "--prefix", "b", "--append"]
+    assert run_verb(*words)[0] == 0
+    divided = write_manifest(read_manifest(path).assign(split=["train", "test"]), path).read_bytes()
+    code, _, err = run_verb(*words)
+    assert (code, path.read_bytes()) == (1, divided)
+    assert "--append" in err
+    assert "--overwrite" in err
+    assert run_verb(*more)[0] == 0
+    assert len(read_manifest(path)) == 4
+    assert run_verb(*words, "--overwrite")[0] == 0
+    assert "split" not in read_manifest(path)
+    path.write_bytes(divided)
+    seal(read_manifest(path), path)
+    for again in (words, more, [*words, "--overwrite"]):
+        code, _, err = run_verb(*again)
+        assert (code, path.read_bytes()) == (1, divided)
+        assert "sealed" in err
 
 
 def test_a_prefix_that_bids_does_not_allow_is_refused():

@@ -17,7 +17,7 @@ tiny=(--set network.backbone=small --set volumes.spacing=4 --set training.epochs
 
 step() { printf '\n== %s\n' "$*"; "$@" || echo "exit code $?"; }
 
-step sepclr-med manifest "$data/ds002748" -o "$out/gm.tsv" "${gm[@]}" "${depr[@]}"
+step sepclr-med manifest "$data/ds002748" -o "$out/gm.tsv" --overwrite "${gm[@]}" "${depr[@]}"
 step sepclr-med check "$out/gm.tsv" "${groups[@]}" -o "$out/gm_problems.tsv"
 step sepclr-med split "$out/gm.tsv" -o "$out/gm_split.tsv" --test-size 0.33 --val-size 0 --stratify diagnosis,sex
 step sepclr-med fit "$out/gm_split.tsv" "$out/runs/gm" -c "$recipes/vbm/recipe.yaml" "${groups[@]}" "${small[@]}"
@@ -29,14 +29,14 @@ step sepclr-med link "$out/runs/gm" "${scores[@]}"
 step sepclr-med explain "$out/runs/gm" --permutations 200
 step sepclr-med report "$out/runs/gm"
 
-step sepclr-med manifest "$data/ds002748" -o "$out/t1w.tsv" "${depr[@]}" --site novosibirsk 2>/dev/null
+step sepclr-med manifest "$data/ds002748" -o "$out/t1w.tsv" --overwrite "${depr[@]}" --site novosibirsk 2>/dev/null
 step sepclr-med check "$out/t1w.tsv" "${groups[@]}"
 step sepclr-med split "$out/t1w.tsv" -o "$out/t1w_split.tsv" --test-size 0.375 --val-size 0 --stratify diagnosis
 step sepclr-med fit "$out/t1w_split.tsv" "$out/runs/t1w" -c "$recipes/t1w/recipe.yaml" "${groups[@]}" "${tiny[@]}"
 step sepclr-med embed "$out/runs/t1w"
 step sepclr-med evaluate "$out/runs/t1w"
 
-step sepclr-med manifest "$data/ds002748" -o "$out/two_sites.tsv" "${depr[@]}" --site novosibirsk 2>/dev/null
+step sepclr-med manifest "$data/ds002748" -o "$out/two_sites.tsv" --overwrite "${depr[@]}" --site novosibirsk 2>/dev/null
 step sepclr-med manifest "$data/ds000011" -o "$out/two_sites.tsv" --diagnosis control --site texas --prefix tx --append \
   2>/dev/null
 step sepclr-med check "$out/two_sites.tsv" "${groups[@]}"

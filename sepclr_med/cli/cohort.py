@@ -106,6 +106,7 @@ def make_manifest(
     participants: Annotated[
         Path | None, typer.Option(help="Table of participants, wherever it lies.", show_default="participants.tsv")
     ] = None,
+    overwrite: Overwrite = False,
     verbose: Verbose = False,
 ) -> None:
     """Find the images of a BIDS, CAPS or CAT12 folder and join its tables into a manifest.
@@ -116,11 +117,12 @@ def make_manifest(
     """
     from sepclr_med import find_images, write_manifest
     from sepclr_med.cohort.columns import describe_columns
-    from sepclr_med.cohort.merging import append_rows, label_dataset
+    from sepclr_med.cohort.merging import append_rows, label_dataset, require_place
     from sepclr_med.recipes import list_derivatives
     from sepclr_med.rundir import read_json, write_json
     from sepclr_med.standing import find_standing
 
+    require_place(output, append, overwrite)
     named = {"desc": desc, "label": label, "space": space, "ses": session, **pairs(entity or [], "--entity")}
     table, problems = find_images(
         bids_dir,

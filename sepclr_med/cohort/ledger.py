@@ -78,7 +78,7 @@ def seal(manifest: pd.DataFrame, path: str | Path, hypotheses: str | Path | None
 
 
 def require_unsealed(path: str | Path) -> None:
-    """Refuse to divide anew what is sealed.
+    """Refuse to divide anew, or to replace, what is sealed.
 
     Raises
     ------
@@ -86,7 +86,9 @@ def require_unsealed(path: str | Path) -> None:
         When a ledger lies beside the manifest.
     """
     if (ledger := ledger_path(path)).is_file():
-        raise RunError(f"{path}: its test part is sealed ({ledger.name}); a new division needs another name (-o)")
+        raise RunError(
+            f"{path}: its test part is sealed ({ledger.name}); other rows or a new division need another name (-o)"
+        )
 
 
 def require_sealed_rows(ledger: str | Path, manifest: pd.DataFrame) -> str:

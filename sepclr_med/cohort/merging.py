@@ -7,8 +7,32 @@ from pathlib import Path
 
 import pandas as pd
 
+from sepclr_med.cohort.ledger import require_unsealed
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import ManifestError, Problem
+
+
+def require_place(path: str | Path, append: bool = False, overwrite: bool = False) -> None:
+    """Refuse to write a manifest over another one unasked, or over one whose test part is sealed.
+
+    Parameters
+    ----------
+    path : path
+        Manifest to write.
+    append, overwrite : bool, default=False
+        Whether rows are to be added to what is there, or put in its place.
+
+    Raises
+    ------
+    ManifestError
+        When a file is there and neither is asked for.
+    RunError
+        When a ledger lies beside it.
+    """
+    require_unsealed(path)
+    if Path(path).exists() and not append and not overwrite:
+        fix = "--append adds the rows to it, --overwrite replaces it with any division it has; or another name (-o)"
+        raise ManifestError(f"{path}: nothing was written", [Problem("is there already", str(path), fix=fix)])
 
 
 def label_dataset(manifest: pd.DataFrame, site: str | None = None, prefix: str | None = None) -> pd.DataFrame:
@@ -21,7 +45,8 @@ def label_dataset(manifest: pd.DataFrame, site: str | None = None, prefix: str |
     site : str or None, default=None
         Value of ``site`` in every row; none leaves the column as it is.
     prefix : str or None, default=None
-        Letters and digits that go between ``sub-`` and the label; none leaves ids as they are.
+        Letters and digits that go between ``sub-`` and the label, and before names of families; none leaves ids as
+        they are.
 
     Returns
     -------
@@ -45,6 +70,8 @@ def label_dataset(manifest: pd.DataFrame, site: str | None = None, prefix: str |
             wrong = Problem("not a BIDS label", got=prefix, allowed="letters and digits", fix="--prefix siteB")
             raise ManifestError("--prefix: cannot be used in participant ids", [wrong])
         labelled["participant_id"] = "sub-" + prefix + labelled["participant_id"].str.removeprefix("sub-")
+        if "family_id" in labelled:
+            labelled["family_id"] = labelled["family_id"].map(lambda name: f"{prefix}{name}", na_action="ignore")
     if site is not None:
         labelled["site"] = site
     return labelled
