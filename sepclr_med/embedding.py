@@ -67,7 +67,7 @@ def embed(
     manifest : DataFrame or None, default=None
         Images to embed; none means the run's own cohort, all splits.
     output_dir : path or None, default=None
-        None means ``RUN_DIR/embeddings``.
+        None means ``RUN_DIR/embeddings``, where the run's own cohort belongs only.
     checkpoint : {"last", "best"} or None, default=None
         None means ``evaluation.checkpoint`` of the run.
     batch_size : int, default=64
@@ -87,7 +87,8 @@ def embed(
     Raises
     ------
     RunError
-        When the run has no finished training or the output cannot be written.
+        When the run has no finished training or the output cannot be written, or images of a manifest would take the
+        place of the run's own embeddings.
     VolumeError
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     """
@@ -126,6 +127,7 @@ def embed_at_sites(
         second, ... group does to it. Sites with fewer groups are not moved by the last.
     """
     started = datetime.now(timezone.utc)
+    folder = place_embeddings(RunDir(run_dir), manifest, output_dir)
     if batch_size < 1:
         raise UserError(f"embed: batch size is 1 or more; got {batch_size}")
     trained = open_trained(RunDir(run_dir), checkpoint, devices)
@@ -142,7 +144,6 @@ def embed_at_sites(
         for number in range(n_groups)
     ]
     written = describe_model(config, trained.which, facts["epoch"])
-    folder = Path(output_dir) if output_dir else run.embeddings
     told = [str(problem) for problem in cached.problems]
     counts = {"n_rows": int(kept.size), "checkpoint": trained.which, "own_cohort": own, "image_problems": told}
     counts["processes"] = trained.fabric.world_size
@@ -152,6 +153,20 @@ def embed_at_sites(
 
     on_first_process(trained.fabric, write)
     return {space: table for space, table in tables.items() if space != IMAGE}, shifted
+
+
+def place_embeddings(run: RunDir, manifest: pd.DataFrame | None, output_dir: str | Path | None) -> Path:
+    """Return the folder that embeddings are written to.
+
+    Raises
+    ------
+    RunError
+        When images of a manifest would take the place of the run's own embeddings, which all analyses read.
+    """
+    folder = Path(output_dir) if output_dir else run.embeddings
+    if manifest is not None and folder.resolve() == run.embeddings.resolve():
+        raise RunError(f"{folder}: is for the run's own cohort; name another folder for these images (-o)")
+    return folder
 
 
 def _cache(trained: Trained, manifest: pd.DataFrame, cache_dir: str | Path | None) -> CachedVolumes:

@@ -17,7 +17,7 @@ from sepclr_med.cohort.crossfolds import Job, read_plan
 from sepclr_med.cohort.embeddings import SPACES, factor_columns, read_embeddings, write_embeddings, write_spread
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.crossfitting import is_done
-from sepclr_med.embedding import embed, embed_at_sites, embeddings_are_current
+from sepclr_med.embedding import embed, embed_at_sites, embeddings_are_current, place_embeddings
 from sepclr_med.errors import RunError
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir
@@ -80,7 +80,8 @@ def embed_cross_fitted_at_sites(
         As for :func:`sepclr_med.embedding.embed_at_sites`, averaged over models.
     """
     started = datetime.now(timezone.utc)
-    run, plan = RunDir(run_dir), read_plan(RunDir(run_dir))
+    run = RunDir(run_dir)
+    folder, plan = place_embeddings(run, manifest, output_dir), read_plan(run)
     done = find_jobs(run)
     own, alignments = _laid_over(run, done)
     reference = own[done[0]]
@@ -92,7 +93,6 @@ def embed_cross_fitted_at_sites(
         }
         for job in done
     }
-    folder = Path(output_dir) if output_dir else run.embeddings
     facts = {"Models": [job.name for job in done], "Reference": done[0].name, "Alignment": "orthogonal Procrustes"}
     # Statistics of images are nobody's space; models embedded by an earlier version lack them.
     spaces = [space for space in reference if all(space in tables for tables in aligned.values())]

@@ -20,7 +20,7 @@ from sepclr_med.analysis.norms import GROUPS, Norms, load_norms
 from sepclr_med.analysis.percentiles import PERCENTILE_COLUMNS, jackknife, percentile_table
 from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.embeddings import NOTICE, embedding_path, factor_columns, read_embeddings, read_spread
-from sepclr_med.embedding import embed_at_sites
+from sepclr_med.embedding import embed_at_sites, place_embeddings
 from sepclr_med.engine import is_first_process
 from sepclr_med.ensembles import embed_cross_fitted_at_sites, find_jobs
 from sepclr_med.errors import ConfigError, Problem
@@ -107,7 +107,8 @@ def embed_new(
     ``desc-percentiles_embedding.tsv`` (a row for each image, factor and norm group), each with its JSON sidecar. The
     run folder stays as it is, but for a line in ``provenance.json``, and ``norms.json`` if it was not there.
     """
-    run, folder = RunDir(run_dir), Path(output_dir)
+    run = RunDir(run_dir)
+    folder = place_embeddings(run, manifest, output_dir)
     cross_fitted = run.cross_fit.is_file()
     if cross_fitted:
         refuse_single_model_options(run.path, checkpoint, cache_dir, devices)
