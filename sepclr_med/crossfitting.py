@@ -100,20 +100,24 @@ def plan_cross_fit(
     first = config.training.seed
     jobs = [Job(fold, seed) for seed in range(first, first + n_seeds) for fold in folds]
     for job in jobs:
-        recipe = run.job_file(job.name, ".yaml")
-        if not recipe.is_file():
-            write_manifest(leave_out(rows, job.fold), run.job_file(job.name, ".tsv"))
-            settings = {"training": config.training.model_copy(update={"seed": job.seed})}
-            settings["volumes"] = config.volumes.model_copy(update={"cache_dir": str(cache_folder(run, config))})
-            # Last, because its presence says that the job is complete.
-            write_text(recipe, dump_config(config.model_copy(update=settings)))
+        write_manifest(leave_out(rows, job.fold), run.job_file(job.name, ".tsv"))
+        settings = {"training": config.training.model_copy(update={"seed": job.seed})}
+        settings["volumes"] = config.volumes.model_copy(update={"cache_dir": str(cache_folder(run, config))})
+        # Each time: settings that weights do not depend on may have changed, and a job refuses all others itself.
+        write_text(run.job_file(job.name, ".yaml"), dump_config(config.model_copy(update=settings)))
     seeds = sorted({*before["seeds"], *(job.seed for job in jobs)})
     write_json(run.cross_fit, {"folds": folds, "seeds": seeds, "by_site": n_folds is None})
     return jobs
 
 
-def preprocess_images(run_dir: str | Path) -> None:
+def preprocess_images(run_dir: str | Path, config: Config) -> None:
     """Fill the cache of a planned cross-fit once, before several jobs would wait for one another to do it.
+
+    Parameters
+    ----------
+    run_dir : path
+    config : Config
+        That it was planned with.
 
     Raises
     ------
@@ -121,7 +125,6 @@ def preprocess_images(run_dir: str | Path) -> None:
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     """
     run = RunDir(run_dir)
-    config = read_config(run)
     cache_volumes(read_manifest(run.manifest), config.volumes, cache_folder(run, config), config.network.spatial_dims)
 
 
@@ -199,7 +202,7 @@ def _train_missing(
     for model in (RunDir(run.job(job.name)) for job in planned if job not in waiting):
         require_same_images(model, read_manifest(model.manifest), read_config(model))
     if waiting:
-        preprocess_images(run.path)
+        preprocess_images(run.path, config)
     threads = config.training.threads or max(1, joblib.cpu_count(only_physical_cores=True) // jobs)
     return dict(_run_jobs(run, waiting, jobs, threads, say))
 

@@ -160,6 +160,20 @@ def test_a_planned_cross_fit_is_described_as_such_and_a_trained_one_is_not_train
     assert not [entry for entry in find_not_run(collect_run(run.path)) if "training" in entry["name"]]
 
 
+def test_settings_that_weights_do_not_depend_on_may_change_for_the_jobs_that_are_left(cohort, tmp_path):
+    run = RunDir(tmp_path / "run")
+    for settings, wanted in (([], None), (["training.micro_batch=4"], 4)):
+        jobs = plan_cross_fit(cohort, load_config(overrides=[*SMALL, *settings]), run.path, 3, n_seeds=1)
+        recipes = [load_config(run.job_file(job.name, ".yaml")) for job in jobs]
+        assert [recipe.training.micro_batch for recipe in recipes] == [wanted] * 3
+
+
+@pytest.mark.parametrize("make", [embed, embed_cross_fitted, embed_new])
+def test_new_images_never_take_the_place_of_the_runs_own_embeddings(cohort, tmp_path, make):
+    with pytest.raises(RunError, match="is for the run's own cohort"):
+        make(tmp_path / "run", cohort, tmp_path / "elsewhere" / ".." / "run" / "embeddings")
+
+
 # Spaces laid over one another.
 
 

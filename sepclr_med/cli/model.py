@@ -122,7 +122,7 @@ def fit(
         table = read_manifest(manifest, bids_root)
         if plan_only:
             planned = plan_cross_fit(table, settings, run_dir, **how)
-            preprocess_images(run_dir)
+            preprocess_images(run_dir, settings)
             for job in planned:
                 print(shlex.join(["sepclr-med", *job_command(RunDir(run_dir), job)]))
             return
