@@ -67,22 +67,25 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     Parameters
     ----------
     path : path
-        Absent or empty, unless ``overwrite``.
+        Absent or empty, unless ``overwrite``; not the folder one is in.
     overwrite : bool, default=False
         Put the new folder in the place of what is there.
 
     Raises
     ------
     RunError
-        When something is there already, or the folder cannot be written.
+        When something is there already, or the folder cannot be written or is the one the process is in.
     """
-    path = Path(path)
+    path, given = Path(path).absolute(), path
     if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file, not a folder; choose another")
+        raise RunError(f"{given}: is a file, not a folder; choose another")
+    if Path.cwd().is_relative_to(path.resolve()):
+        # It would be moved away under the feet of whoever stands in it.
+        raise RunError(f"{given}: is the folder in which this command is run, or one around it; choose another")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise RunError(f"{path}: is not empty; choose another folder, or replace it whole with --overwrite")
+        raise RunError(f"{given}: is not empty; choose another folder, or replace it whole with --overwrite")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    old = temporary.with_suffix(".old")
+    old = temporary.with_name(f"{temporary.name}.old")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -90,7 +93,7 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(temporary, path)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {describe_refusal(path, error)}") from error
+        raise RunError(f"{given}: cannot be written: {describe_refusal(path, error)}") from error
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)

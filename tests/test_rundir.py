@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import atomic_path, file_sha256, write_table, write_text
+from sepclr_med.rundir import atomic_folder, atomic_path, file_sha256, write_table, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -71,3 +71,25 @@ with atomic_path({str(tmp_path / "a.tsv")!r}) as temporary:
         other.write_text("last")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
     assert (tmp_path / "a.tsv").read_text() == "last"
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_the_folder_one_is_in_is_not_replaced(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(RunError, match=r"is the folder in which this command is run"), atomic_folder(name, True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_folder_is_replaced_whole_and_no_other_is_touched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("out.v1", ".out.v1.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    with atomic_folder("out.v1", overwrite=True) as folder:
+        (folder / "b").write_text("new")
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
+        ".out.v1.old/a",
+        "out.v1/b",
+    ]
