@@ -73,12 +73,15 @@ def compare(
     Raises
     ------
     ConfigError
-        For no recipe, unknown methods, recipes of different cohorts, or names given twice.
+        For no recipe, unknown methods, recipes of different cohorts, or names or seeds given twice.
     ManifestError, VolumeError, RunError
         As for the single steps.
     """
     started = datetime.now(timezone.utc)
     folder = Path(output_dir)
+    if twice := [str(seed) for seed, count in Counter(seeds).items() if count > 1]:
+        problem = Problem("one training would be counted twice", got=", ".join(twice), fix="name each seed once")
+        raise ConfigError("compare: seeds", [problem])
     arms = plan_arms(recipes, methods, list(overrides))
     first = next(iter(arms.values()))
     cohort = read_cohort(first.cohort, Path(recipes[0]).parent, RunDir(folder))

@@ -137,6 +137,14 @@ def test_arms_are_named_and_misspelt_methods_refused(tmp_path):
         plan_arms([first, second], [], [])
 
 
+def test_a_seed_given_twice_is_refused(tmp_path):
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("training: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match='counted twice; got "0"'):
+        compare([recipe], tmp_path / "out", seeds=[0, 1, 0])
+    assert not (tmp_path / "out").exists()
+
+
 def test_compare_fits_what_is_missing_and_nothing_twice(tmp_path):
     simulate(tmp_path / "cohort", n_train=24, n_val=0, n_test=24, spacing=12.0)
     recipe = tmp_path / "tiny.yaml"
