@@ -191,6 +191,13 @@ def test_one_participant_under_two_names_is_warned_about(tmp_path):
     assert warning.got == "sub-01 and 1"
 
 
+def test_a_diagnosis_that_no_option_can_name_is_warned_about_once(tmp_path):
+    manifest = read(tmp_path, HEADER + '1,a,"MDD, recurrent",30,F\n2,b,"MDD, recurrent",31,F\n3,d,control,32,M\n')
+    (warning,) = remarks(manifest, "comma")
+    assert (warning.severity, warning.column, warning.got) == ("warning", "diagnosis", "MDD, recurrent")
+    assert "rename" in warning.fix
+
+
 def test_a_wrong_column_is_one_problem_not_a_hundred_thousand(tmp_path):
     rows = "".join(f"{i},{i}.nii,c,old,{1 + i % 2}\n" for i in range(1000))
     problems = refuse(tmp_path, HEADER + rows)

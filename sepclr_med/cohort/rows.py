@@ -37,8 +37,19 @@ def check_rows(manifest: pd.DataFrame, file: str) -> list[Problem]:
         unknown = manifest["diagnosis"][manifest["diagnosis"].isna()]
         fix = "nothing to do if they are only to be embedded; they are in neither group"
         absent = Problem("no diagnosis", file=file, column="diagnosis", fix=fix, code="empty", severity="warning")
-        problems += locate(absent, unknown, ids)
+        problems += locate(absent, unknown, ids) + _find_commas(manifest["diagnosis"], file)
     return problems + _find_repeats(manifest, ids, file) + find_near_ids(ids.dropna(), file)
+
+
+def _find_commas(diagnoses: pd.Series, file: str) -> list[Problem]:
+    """Warn of diagnoses that no option can name."""
+    found = [name for name in diagnoses.dropna().astype(str).unique() if "," in name]
+    if not found:
+        return []
+    message = "commas separate values on the command line, where --background and --target cannot name this diagnosis"
+    fix = "rename it, or name it in the recipe: cohort.background and cohort.target are lists"
+    got = "; ".join(found[:5])
+    return [Problem(message, file, column="diagnosis", got=got, fix=fix, code="comma", severity="warning")]
 
 
 def _find_repeats(manifest: pd.DataFrame, ids: pd.Series, file: str) -> list[Problem]:
