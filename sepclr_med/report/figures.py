@@ -28,7 +28,6 @@ SPACE_STYLES = {
     "voxel_pca": ("c0", "down"),
 }
 CHARACTER = 5.6
-LABEL_SIZE = 11
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import pandas as pd
 
 from sepclr_med.errors import ManifestError, Problem, UserError, did_you_mean
 
-MIN_ITEMS = 2
 MIN_FITTED = 10
 BALANCED = 0.1
 

@@ -12,7 +12,6 @@ import pandas as pd
 
 from sepclr_med.analysis.associations.exchangeability import count_permutations, draw_permutations
 from sepclr_med.analysis.measures import Measure, choose_measure, level_codes
-from sepclr_med.errors import ManifestError, Problem, did_you_mean
 
 MIN_PARTICIPANTS = 10
 FEW_PERMUTATIONS = 1000
@@ -141,42 +140,6 @@ def ask(
     return Question(
         name, measure, mask, chosen, known, kept_covariates, kept_blocks, families, blocked, n_missing, notes
     )
-
-
-def check_columns(rows: pd.DataFrame, asked: Mapping[str, Sequence[str]], verb: str = "link") -> None:
-    """Refuse names that are no columns, all at once.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        One row per participant.
-    asked : mapping of str to sequence of str
-        Role, such as ``covariates``, and the columns named for it.
-    verb : str, default="link"
-        Who asks, for the message.
-
-    Raises
-    ------
-    ManifestError
-        With every name that is no column and the nearest one that is.
-
-    Examples
-    --------
-    >>> check_columns(pd.DataFrame({"age": [1.0]}), {"covariates": ["aeg"]})
-    Traceback (most recent call last):
-    ...
-    sepclr_med.errors.ManifestError: link: 1 name(s) that the manifest does not have
-      covariates: no such column; got "aeg"; allowed: age; fix: did you mean "age"?
-    """
-    columns = list(rows.columns)
-    problems = [
-        Problem(f"{role}: no such column", got=str(name), allowed=", ".join(columns), fix=did_you_mean(name, columns))
-        for role, names in asked.items()
-        for name in names
-        if name not in columns
-    ]
-    if problems:
-        raise ManifestError(f"{verb}: {len(problems)} name(s) that the manifest does not have", problems)
 
 
 def joint_labels(rows: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:

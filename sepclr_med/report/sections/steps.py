@@ -75,12 +75,6 @@ def last_date(data: Mapping[str, Any]) -> str:
     return max((str(step.get("started", ""))[:10] for step in data["steps"]), default="")
 
 
-def package_version(data: Mapping[str, Any]) -> str:
-    """Return the version of this package that the latest step ran with, or nothing."""
-    found = [str(dig(step, "versions", "sepclr-med", default="")) for step in data["steps"]]
-    return next((version for version in reversed(found) if version), "")
-
-
 def _step_table(steps: list[dict[str, Any]]) -> blocks.Block | None:
     columns = [
         text_column("step", "step"),
