@@ -11,6 +11,7 @@ import pandas as pd
 
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.cohort.ledger import append_event, hash_hypotheses, read_ledger
+from sepclr_med.cohort.splits import without_test
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.rundir import RunDir, read_json
 
@@ -53,7 +54,7 @@ def guard_test(
     UserError
         With a reason where nothing is sealed, or an empty one.
     RunError
-        When the ledger is gone or was changed.
+        When the ledger is gone or was changed, or a table does not say who is in the test set.
     """
     entries = sealed_entries(run)
     if entries is None:
@@ -62,7 +63,10 @@ def guard_test(
         return dict(tables), manifest, []
     if reason is not None:
         return dict(tables), manifest, [_open(run, verb, reason, hypotheses)]
-    return {space: _without_test(table) for space, table in tables.items()}, _without_test(manifest), [SEALED]
+    if unknown := [space for space, table in tables.items() if "split" not in table]:
+        said = "embeddings without a column split do not say whose are sealed; embed again"
+        raise RunError(f"{run.path}: {', '.join(unknown)}: {said}")
+    return {space: without_test(table) for space, table in tables.items()}, without_test(manifest), [SEALED]
 
 
 def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
@@ -86,10 +90,6 @@ def _sealed_by(run: RunDir) -> tuple[Path, bool]:
     if not seal["ledger"].endswith(".ledger.jsonl"):
         raise RunError(f"{run.seal}: names no ledger ({seal['ledger'][:80]}); mend or delete it")
     return run.path / seal["ledger"], seal.get("test_sha256") is not None
-
-
-def _without_test(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["split"].ne("test")].reset_index(drop=True)
 
 
 def _open(run: RunDir, verb: str, reason: str, hypotheses: Mapping[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sepclr_med.cohort.control_names import find_controls
+from sepclr_med.cohort.control_names import find_controls, group_options
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.report.collect import collect_run, dig
@@ -81,8 +81,7 @@ def _of_manifest(path: Path) -> Standing:
     levels = manifest["diagnosis"].value_counts()
     names = [str(name) for name in levels.index]
     back = find_controls(names)
-    front = [name for name in names if name not in back]
-    roles = ["--background", ",".join(back) or "CONTROLS", "--target", ",".join(front) or "PATIENTS"]
+    roles = group_options(back, [name for name in names if name not in back])
     looked_at = path.with_name(f".{path.name}.images.jsonl").is_file()
     parts = manifest["split"].value_counts() if "split" in manifest else pd.Series(dtype=int)
     facts = [

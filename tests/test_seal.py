@@ -14,7 +14,10 @@ from sepclr_med.analysis.linking import link_run
 from sepclr_med.cohort.ledger import append_event, ledger_path, read_ledger, seal
 from sepclr_med.crossfitting import plan_cross_fit
 from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError
+from sepclr_med.opening import guard_test
 from sepclr_med.report.render import report
+from sepclr_med.rundir import RunDir
+from sepclr_med.runs import note_seal
 
 SMALL = ["volumes.spacing=12", "method.name=cpca", "method.common_dim=4", "method.salient_dim=4"]
 FROZEN = "variables: [severity]\ncovariates: [age, sex]\n"
@@ -86,6 +89,21 @@ def test_explain_and_report_show_nothing_of_it_either(study):
     report(study / "run")
     assert "test" in set(pd.read_csv(study / "run" / "analysis" / "participants.tsv", sep="\t")["split"])
     assert read_ledger(ledger_path(study / "study.tsv"))[-1]["verb"] == "explain"
+
+
+def test_a_table_that_does_not_say_who_is_sealed_is_refused(tmp_path):
+    rows = pd.DataFrame(
+        {"participant_id": ["01", "02"], "diagnosis": ["control", "patient"], "split": ["train", "test"]}
+    )
+    path = write_manifest(
+        rows.assign(image_path=[str(tmp_path / "01.nii"), str(tmp_path / "02.nii")]), tmp_path / "m.tsv"
+    )
+    seal(read_manifest(path), path)
+    run, manifest = RunDir(tmp_path / "run"), read_manifest(path)
+    note_seal(run, manifest)
+    assert len(guard_test({"salient": rows}, manifest, run, "link")[0]["salient"]) == 1
+    with pytest.raises(RunError, match="salient: embeddings without a column split"):
+        guard_test({"salient": rows.drop(columns="split")}, manifest, run, "link")
 
 
 def test_a_seal_after_training_holds_and_a_cross_fit_of_sealed_rows_is_planned(study):

@@ -261,6 +261,7 @@ def _next_command(cohort: str | None, output: Path) -> str:
     """Return the check of a known cohort, whose groups its importer names; "" where nobody names them."""
     if cohort is None:
         return ""
+    from sepclr_med.cohort.control_names import group_options
     from sepclr_med.cohort.importers import read_importer
 
     importer = read_importer(cohort)
@@ -268,8 +269,7 @@ def _next_command(cohort: str | None, output: Path) -> str:
         print(f"note: {importer.notes}")
     if not (importer.background and importer.target):
         return ""
-    roles = ["--background", ",".join(importer.background), "--target", ",".join(importer.target)]
-    return shlex.join(["sepclr-med", "check", str(output), *roles])
+    return shlex.join(["sepclr-med", "check", str(output), *group_options(importer.background, importer.target)])
 
 
 def _groups(manifest: "pd.DataFrame") -> str:

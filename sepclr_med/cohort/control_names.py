@@ -28,6 +28,17 @@ def find_controls(levels: Iterable[str]) -> list[str]:
     return [level for level in levels if fold_name(str(level)) in _FOLDED]
 
 
+def group_options(background: Sequence[str], target: Sequence[str]) -> list[str]:
+    """Return the options of a command that name the diagnoses of each role, with a word to replace where there is none.
+
+    Examples
+    --------
+    >>> group_options(["HC"], ["MDD", "SCZ"])
+    ['--background', 'HC', '--target', 'MDD,SCZ']
+    """
+    return ["--background", ",".join(background) or "CONTROLS", "--target", ",".join(target) or "PATIENTS"]
+
+
 def find_swapped_groups(manifest: pd.DataFrame, background: Sequence[str], target: Sequence[str]) -> list[Problem]:
     """Warn when controls, by their name, are the target while the background has none.
 
@@ -50,13 +61,12 @@ def find_swapped_groups(manifest: pd.DataFrame, background: Sequence[str], targe
     swapped = [name for name in find_controls(target) if name in there]
     if not swapped or find_controls(background):
         return []
-    back, front = ",".join(background), ",".join(target)
     return [
         Problem(
             f'the groups may be swapped: "{swapped[0]}" is a usual name for controls, and is given as target',
             column="diagnosis",
-            got=f"--background {back} --target {front}",
-            fix=f"give controls as background and patients as target: --background {front} --target {back}",
+            got=" ".join(group_options(background, target)),
+            fix=f"give controls as background and patients as target: {' '.join(group_options(target, background))}",
             code="swapped_groups",
             severity="warning",
         )

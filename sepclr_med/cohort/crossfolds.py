@@ -9,7 +9,7 @@ import pandas as pd
 
 from sepclr_med.cohort.allocation import number_relatives
 from sepclr_med.cohort.balance import participants_of
-from sepclr_med.cohort.splits import assign_splits
+from sepclr_med.cohort.splits import assign_splits, without_test
 from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError
 from sepclr_med.rundir import RunDir, read_json
 
@@ -100,7 +100,7 @@ def assign_crossfolds(manifest: pd.DataFrame, n_folds: int, stratify: list[str],
     ConfigError
         When the manifest has folds, but not as many.
     """
-    rows = _without_test(manifest)
+    rows = without_test(manifest)
     if "fold" in rows and rows["fold"].notna().any():
         found = sorted(rows["fold"].dropna().astype(str).unique())
         if len(found) != n_folds or rows["fold"].isna().any():
@@ -122,7 +122,7 @@ def assign_site_folds(manifest: pd.DataFrame) -> pd.DataFrame:
     ManifestError
         Without two sites, with images of unknown site, or participants or families at several.
     """
-    rows = _without_test(manifest)
+    rows = without_test(manifest)
     if "site" not in rows or rows["site"].nunique() < 2:
         few = Problem("fewer than two sites", column="site", fix="--folds N divides participants instead")
         raise ManifestError("leave-site-out: no site can be left out", [few])
@@ -153,9 +153,3 @@ def leave_out(rows: pd.DataFrame, fold: str) -> pd.DataFrame:
     ['train', 'test']
     """
     return rows.assign(split=rows["fold"].astype(str).eq(fold).map({True: "test", False: "train"}))
-
-
-def _without_test(manifest: pd.DataFrame) -> pd.DataFrame:
-    if "split" not in manifest:
-        return manifest.copy()
-    return manifest[manifest["split"].ne("test")].copy()

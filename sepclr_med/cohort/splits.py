@@ -12,7 +12,7 @@ from sepclr_med.cohort.balance import is_measured, participants_of, standardised
 from sepclr_med.cohort.consistency import check_overlap
 from sepclr_med.errors import ConfigError, ManifestError, Problem, did_you_mean
 
-__all__ = ["assign_splits", "check_overlap", "split_balance"]
+__all__ = ["assign_splits", "check_overlap", "split_balance", "without_test"]
 
 SPLITS = ("train", "val", "test")
 QUANTILE_BINS = 3
@@ -283,3 +283,17 @@ def _balance_row(variable: str, level: str, split: str, values: pd.Series, train
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return ", ".join(map(str, names[:SHOWN_NAMES])) + more
+
+
+def without_test(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose ``split`` is not ``test``, numbered anew; all of them where there is no such column.
+
+    Examples
+    --------
+    >>> without_test(pd.DataFrame({"participant_id": ["01", "02", "03"], "split": ["train", "test", "val"]}))
+      participant_id  split
+    0             01  train
+    1             03    val
+    """
+    kept = table[table["split"].ne("test")] if "split" in table else table
+    return kept.reset_index(drop=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.cohort.crossfolds import find_unfinished
+from sepclr_med.cohort.splits import without_test
 from sepclr_med.config import read_yaml
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.opening import sealed_entries
@@ -142,8 +143,8 @@ def collect_run(run_dir: str | Path) -> dict[str, Any]:
         entry["event"] == "opened" and entry.get("run") == run.path.resolve().name for entry in entries
     ):
         # This run never opened the sealed test set: nothing of it is shown.
-        spaces = {space: _without_test(table) for space, table in spaces.items()}
-        manifest, assignments = _without_test(manifest), _without_test(assignments)
+        spaces = {space: _shown(table) for space, table in spaces.items()}
+        manifest, assignments = _shown(manifest), _shown(assignments)
     return {
         "path": run.path,
         "name": run.path.resolve().name,
@@ -217,8 +218,8 @@ def _find_unfinished(run: RunDir, faults: list[str]) -> list[str]:
         return []
 
 
-def _without_test(table: pd.DataFrame | None) -> pd.DataFrame | None:
-    return table if table is None or "split" not in table else table[table["split"] != "test"].reset_index(drop=True)
+def _shown(table: pd.DataFrame | None) -> pd.DataFrame | None:
+    return None if table is None else without_test(table)
 
 
 def _reported(root: Path) -> list[Path]:

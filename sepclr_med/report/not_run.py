@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sepclr_med.cohort.control_names import group_options
 from sepclr_med.report import blocks
 from sepclr_med.report.collect import dig, texts
 
@@ -120,15 +122,7 @@ def _missing_models(data: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _groups(step: Step, config: Mapping[str, Any]) -> str:
-    if "check RUN_DIR" not in step.command:
+    background, target = (texts(dig(config, "cohort"), role) for role in ("background", "target"))
+    if "check RUN_DIR" not in step.command or not (background and target):
         return ""
-    roles = {role: texts(dig(config, "cohort"), role) for role in ("background", "target")}
-    return "".join(
-        f" --{role} {_quoted(','.join(values))}".replace("{", "{{").replace("}", "}}")
-        for role, values in roles.items()
-        if values
-    )
-
-
-def _quoted(text: str) -> str:
-    return text if text.replace(",", "").replace("_", "").isalnum() else "'{}'".format(text.replace("'", "'\\''"))
+    return f" {shlex.join(group_options(background, target))}".replace("{", "{{").replace("}", "}}")
