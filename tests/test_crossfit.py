@@ -146,6 +146,7 @@ def test_a_planned_cross_fit_is_described_as_such_and_a_trained_one_is_not_train
     run = RunDir(tmp_path / "a run")
     jobs = plan_cross_fit(cohort, load_config(overrides=SMALL), run.path, 3, n_seeds=2)
     command = f"fit MANIFEST '{run.path}' --config '{run.path}'/config.yaml --folds 3 --seeds 2"
+    assert plan_cross_fit(cohort, load_config(run.config), run.path, 3, n_seeds=2) == jobs
     for done, job in enumerate(jobs):
         standing = find_standing(run.path)
         assert ("not run", f"training of {6 - done} of 6 models") in standing.facts

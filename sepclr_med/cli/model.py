@@ -127,13 +127,13 @@ def fit(
                 print(shlex.join(["sepclr-med", *job_command(RunDir(run_dir), job)]))
             return
         cross_fit(table, settings, run_dir, jobs=jobs or 1, say=lambda text: print(text, file=sys.stderr), **how)
-        print(f"all models trained -> {run_dir}; next: sepclr-med embed {run_dir}")
+        print(f"all models trained -> {run_dir}; next: sepclr-med embed {shlex.quote(str(run_dir))}")
         return
     folder = train(read_manifest(manifest, bids_root), settings, run_dir, overwrite)
     if is_first_process():
         closed = settings.method.name in CLOSED_FORM
         done = "fitted" if closed else f"trained for {settings.training.epochs} epochs"
-        print(f"{done} -> {folder}; next: sepclr-med embed {folder}")
+        print(f"{done} -> {folder}; next: sepclr-med embed {shlex.quote(str(folder))}")
 
 
 @app.command(rich_help_panel="Model")
