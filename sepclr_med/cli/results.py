@@ -85,7 +85,7 @@ def link(
         str | None, typer.Option(help="Columns within which permutations stay, or none; default site.")
     ] = None,
     family: Annotated[
-        list[str] | None, typer.Option(help="NAME:VAR,VAR corrected for one another; may be repeated.")
+        list[str] | None, typer.Option(help="NAME:VAR,VAR corrected together; may be repeated.")
     ] = None,
     battery: Annotated[
         list[str] | None, typer.Option(help="NAME:COL,COL reduced to a first component; may be repeated.")
