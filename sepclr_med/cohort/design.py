@@ -25,7 +25,7 @@ SMALL_DIFFERENCE, LARGE_DIFFERENCE = 0.1, 0.25
 WEAK_ASSOCIATION, STRONG_ASSOCIATION = 0.1, 0.3
 FEW_PARTICIPANTS, MODEST_PARTICIPANTS = 20, 50
 SHOWN_SITES = 10
-# What volumes/normative_design.py and the five folds of volumes.normative.folds need.
+# Of the normative reference: twice the folds of volumes.normative.folds; of each site and class.
 FEWEST_CONTROLS, FEWEST_OF_A_CLASS = 10, 3
 NUISANCE = {"age": "age", "sex": "sex", "tiv": "head size (tiv)"}
 
