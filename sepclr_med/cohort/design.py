@@ -282,14 +282,11 @@ def _judge_reference(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
     controls = participants_of(manifest[fitted])
     if len(controls) < FEWEST_CONTROLS:
         said.append(f"{len(controls)} training controls, of {FEWEST_CONTROLS} that it needs")
-    for name in ("sex", "site"):
-        counts = (
-            controls[name].value_counts().reindex(used[name].dropna().unique(), fill_value=0) if name in known else {}
-        )
+    for name in [name for name in known if name in ("sex", "site")]:
+        counts = controls[name].value_counts().reindex(used[name].dropna().unique(), fill_value=0)
+        few = counts[counts < FEWEST_OF_A_CLASS]
         said += [
-            f'{name} "{level}" with {n} training controls, of {FEWEST_OF_A_CLASS} that it needs'
-            for level, n in counts.items()
-            if n < FEWEST_OF_A_CLASS
+            f'{name} "{at}" with {n} training controls, of {FEWEST_OF_A_CLASS} that it needs' for at, n in few.items()
         ]
     if not said:
         return []
