@@ -395,7 +395,7 @@ class EvaluationConfig(Section):
     canonical: Literal["pca", "varimax"] = "pca"
     """How canonical factors are rotated."""
     families: dict[str, list[str]] = {}
-    """Variables corrected for one another; those not named are in ``clinical`` or ``shared``."""
+    """Variables corrected together; those not named are in ``clinical`` or ``shared``."""
     batteries: dict[str, list[str]] = {}
     """Columns to be reduced to one first component each."""
     measures: dict[str, Literal["continuous", "ordinal", "binary", "categorical"]] = {}

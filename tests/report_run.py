@@ -145,6 +145,7 @@ def make_links(rng: np.random.Generator) -> pd.DataFrame:
             row |= {"method": "partial correlation", "n": 48, "n_missing": 0, "estimate": r, "ci_low": r - 0.2}
             row |= {"ci_high": r + 0.2, "effect": EFFECTS[MEASURES[variable]], "statistic": r * r, "p_value": p}
             row |= {"p_free": 0.001 if variable == "rater" else p, "p_fwe": p, "p_fdr": p, "family": "clinical"}
+            row |= {"p_fwe_free": 0.001 if variable == "rater" else p}
             rows.append(row | {"mde": 0.35, "note": ""})
     whole = {**rows[0], "factor": "salient (whole)", "method": "ridge, cross-validated", "effect": "r2", "mde": np.nan}
     return pd.DataFrame([*rows, whole])

@@ -11,6 +11,8 @@ from sepclr_med.cohort.balance import (
 )
 from sepclr_med.cohort.consistency import check_participants
 from sepclr_med.cohort.design import judge_acquisition, judge_design
+from sepclr_med.errors import ManifestError
+from sepclr_med.volumes.normative_design import learn_design
 
 
 def cohort(n=200, seed=0):
@@ -186,7 +188,34 @@ def test_one_site_for_all_and_missing_sites_are_no_finding():
     rows, role = cohort()
     assert "one_group_site" not in codes(rows.assign(site="A"), role)
     rows.loc[:3, "site"] = None
-    assert codes(rows, role) == []
+    assert codes(rows, role) == ["reference"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows.assign(age=rows["age"].where(rows.index != 3)), "rows without a value (age 1)"),
+        (lambda rows: rows.assign(site=np.where(rows.index % 100 < 2, "C", "A")), 'site "C" with 2 training controls'),
+        (lambda rows: rows.assign(sex=np.where(rows.index == 150, "M", "F")), 'sex "M" with 0 training controls'),
+    ],
+)
+def test_what_the_reference_will_refuse_is_said_beforehand(change, said):
+    rows, role = cohort()
+    covariates = ["age", "sex", "site", "tiv"]
+    assert "reference" not in codes(rows, role)
+    learn_design(rows[role == "background"], covariates).encode(rows)
+    changed = change(rows)
+    assert said in one(judge_design(changed, role), "reference").message
+    with pytest.raises(ManifestError):
+        learn_design(changed[role == "background"], covariates).encode(changed)
+
+
+def test_training_controls_are_counted_for_the_reference():
+    rows, role = cohort(40)
+    split = np.where(rows.index % 20 < 9, "train", "test")
+    said = one(judge_design(rows.assign(split=split), role), "reference").message
+    assert "9 training controls, of 10 that it needs" in said
+    assert "reference" not in codes(rows, role)
 
 
 def test_scanners_are_judged_like_sites():

@@ -117,7 +117,7 @@ def link(
     over : {"held-out", "train", "all"}, default="held-out"
         Whose rows: the test part, or the validation part without one, or everyone without any.
     families : mapping of str to sequence of str or None, default=None
-        Variables corrected for one another; the others are in ``clinical``, or ``shared`` (age, sex, site, ...).
+        Variables corrected together; the others are in ``clinical``, or ``shared`` (age, sex, site, ...).
     batteries : mapping of str to sequence of str or None, default=None
         Columns to be reduced to a first component each.
     measures : mapping of str to str or None, default=None

@@ -84,9 +84,7 @@ def link(
     blocks: Annotated[
         str | None, typer.Option(help="Columns within which permutations stay, or none; default site.")
     ] = None,
-    family: Annotated[
-        list[str] | None, typer.Option(help="NAME:VAR,VAR corrected for one another; may be repeated.")
-    ] = None,
+    family: Annotated[list[str] | None, typer.Option(help="NAME:VAR,VAR corrected together; may be repeated.")] = None,
     battery: Annotated[
         list[str] | None, typer.Option(help="NAME:COL,COL reduced to a first component; may be repeated.")
     ] = None,

@@ -25,6 +25,8 @@ SMALL_DIFFERENCE, LARGE_DIFFERENCE = 0.1, 0.25
 WEAK_ASSOCIATION, STRONG_ASSOCIATION = 0.1, 0.3
 FEW_PARTICIPANTS, MODEST_PARTICIPANTS = 20, 50
 SHOWN_SITES = 10
+# Of the normative reference: twice the folds of volumes.normative.folds; of each site and class.
+FEWEST_CONTROLS, FEWEST_OF_A_CLASS = 10, 3
 NUISANCE = {"age": "age", "sex": "sex", "tiv": "head size (tiv)"}
 
 COST_OF_ONE_GROUP = {
@@ -81,6 +83,7 @@ def judge_design(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
         *_judge_sites(manifest, role, "scanner"),
         *_judge_nuisance(groups),
         *_judge_parts(manifest, role),
+        *_judge_reference(manifest, role),
         *_judge_absent(manifest, role),
     ]
 
@@ -265,6 +268,34 @@ def _judge_parts(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
             if not (roles == name).any()
         ]
     return problems
+
+
+def _judge_reference(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
+    """Say what the normative reference, the default for maps in template space, will refuse."""
+    used = manifest[role.notna()]
+    known = [name for name in (*NUISANCE, "site") if name in used and used[name].notna().any()]
+    lacking = [f"{name} {count}" for name, count in used[known].isna().sum().items() if count]
+    said = [f"rows without a value ({', '.join(lacking)})"] if lacking else []
+    fitted = role == "background"
+    if "split" in manifest and manifest["split"].notna().any():
+        fitted &= manifest["split"] == "train"
+    controls = participants_of(manifest[fitted])
+    if len(controls) < FEWEST_CONTROLS:
+        said.append(f"{len(controls)} training controls, of {FEWEST_CONTROLS} that it needs")
+    for name in [name for name in known if name in ("sex", "site")]:
+        counts = controls[name].value_counts().reindex(used[name].dropna().unique(), fill_value=0)
+        few = counts[counts < FEWEST_OF_A_CLASS]
+        said += [
+            f'{name} "{at}" with {n} training controls, of {FEWEST_OF_A_CLASS} that it needs' for at, n in few.items()
+        ]
+    if not said:
+        return []
+    fix = (
+        "leave these rows out, merge small sites, or name the columns to use: --set "
+        "'volumes.normative.covariates=[age,sex]'; --set method.name=sepclr_paper needs no reference"
+    )
+    message = f"fit with preset vbm will refuse this (the normative reference): {'; '.join(said)}"
+    return [Problem(message, fix=fix, code="reference", severity="warning")]
 
 
 def _judge_absent(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:

@@ -20,7 +20,7 @@ IDS = ("participant_id", "session_id", "run", "family_id", "fold", "split", "mod
 CLASSES = ("diagnosis", "site", "scanner", "sex", "qc")
 LINKS = (
     "factor space variable measure method",
-    "n n_missing estimate ci_low ci_high statistic p_value p_free p_fwe p_fdr mde",
+    "n n_missing estimate ci_low ci_high statistic p_value p_free p_fwe p_fwe_free p_fdr mde",
     "effect family note",
 )
 # Table: (file, text columns it must have, numbers, further text columns). A number that is absent is missing.

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from sepclr_med.cohort.covariates import CovariateCoding, learn_coding
+from sepclr_med.cohort.design import FEWEST_OF_A_CLASS
 from sepclr_med.errors import ManifestError, Problem
-
-SMALLEST_SITE = 3
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,13 @@ def learn_design(table: pd.DataFrame, covariates: list[str]) -> Design:
             f"{count} training background participants",
             column=name,
             got=str(level),
-            allowed=f"{SMALLEST_SITE} or more",
+            allowed=f"{FEWEST_OF_A_CLASS} or more",
             fix="what is normal cannot be learnt from so few: merge it with another, or leave the column out of "
             "volumes.normative.covariates",
         )
         for name, _ in coding.levels
         for level, count in table.groupby(table[name].astype(str))["participant_id"].nunique().items()
-        if count < SMALLEST_SITE
+        if count < FEWEST_OF_A_CLASS
     ]
     if few:
         raise ManifestError("volumes.normative: too few controls to say what is normal", few)

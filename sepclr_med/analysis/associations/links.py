@@ -51,7 +51,7 @@ def link_factors(
     Lane 1983) within blocks, by default the sites, whose indicators join the covariates. The statistic is the share
     of a factor's variance, free of covariates, that goes with the variable. Beside ``p_value`` stands ``p_free``: the
     same test with the covariates exactly as named and everyone exchangeable, which is what would have been claimed
-    without the blocks. A link with ``p_free`` of at most 0.05 and ``p_value`` above it is marked.
+    without the blocks. A link with ``p_fwe_free`` of at most 0.05 and ``p_fwe`` above it is noted.
 
     Parameters
     ----------

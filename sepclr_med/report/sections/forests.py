@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from sepclr_med.analysis.associations.claims import vanishes
 from sepclr_med.report import blocks
 from sepclr_med.report.figures import Mark, Row, draw_intervals
 from sepclr_med.report.overview import Cell, draw_overview
@@ -35,8 +36,10 @@ def by_strength(links: pd.DataFrame) -> pd.DataFrame:
 
 
 def vanishing(links: pd.DataFrame) -> pd.Series:
-    """Return which rows would be claimed by free permutations and are not once these stay within blocks."""
-    return (links["p_free"] <= LEVEL) & ~(links["p_value"] <= LEVEL)
+    """Return which rows are significant, corrected over factors, in free permutations only and not within blocks."""
+    if "p_fwe_free" not in links:
+        return pd.Series(False, index=links.index)
+    return pd.Series(vanishes(links), index=links.index)
 
 
 def factor_rows(links: pd.DataFrame) -> pd.DataFrame:
@@ -63,11 +66,11 @@ def short_factor(name: str) -> str:
 
 def mark_row(row: Mapping[Any, Any]) -> str:
     """Return ``holds`` for p FDR of at most 0.05, ``lost`` for a link of free permutations only, else nothing."""
-    holds, free = as_number(row["p_fdr"]), as_number(row["p_free"])
+    holds = as_number(row["p_fdr"])
     if holds is not None and holds <= LEVEL:
         return "holds"
-    own = as_number(row["p_value"])
-    return "lost" if free is not None and free <= LEVEL and not (own is not None and own <= LEVEL) else ""
+    free, own = as_number(row.get("p_fwe_free")), as_number(row.get("p_fwe"))
+    return "lost" if free is not None and free <= LEVEL and own is not None and own > LEVEL else ""
 
 
 def draw_tests(single: pd.DataFrame) -> blocks.Block | None:
@@ -111,8 +114,8 @@ def draw_strongest(single: pd.DataFrame) -> blocks.Block | None:
     caption = (
         "The strongest factor of each variable, by p FWE, with 95% intervals. These intervals are not corrected for "
         "having picked the strongest factor, so the estimates are on the high side; the p-values are corrected. "
-        "The shaded zone is below the smallest effect that this many participants show with 80% power. "
-        "● p FDR ≤ 0.05; † p free ≤ 0.05 but p above, no link."
+        "The shaded zone is below the smallest effect that one uncorrected test finds four times in five; corrected "
+        "tests need more. ● p FDR ≤ 0.05; † p FWE ≤ 0.05 in free permutations only, no link."
     )
     return blocks.figure(drawings, caption, layout="forests")
 

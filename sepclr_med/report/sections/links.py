@@ -93,14 +93,14 @@ def say_links(links: pd.DataFrame) -> list[dict[str, str]]:
             words = f"{variable} goes with {best['factor']} ({unit(best['effect'])} = {extent}, p FDR "
             said.append(blocks.verdict(f"{words}{format_p(best['p_fdr'])}, n = {format_count(best['n'])}){more}."))
             continue
-        # One factor in twenty passes by chance; more than twice that asks for a word.
-        if vanishing(rows).sum() > max(1, 2 * LEVEL * len(rows)):
+        if vanishing(rows).any():
             lost.append(str(variable))
         elif rows["p_value"].notna().any():
             silent.append(f"{variable} (n = {format_count(rows['n'].max())})")
     if lost:
         words = (
-            f"{say_list(lost)}: factors pass only while permutations ignore the blocks; within blocks no link is shown."
+            f"{say_list(lost)}: factors pass only while permutations ignore the blocks, so that a link cannot be told "
+            "from the blocks; none is claimed."
         )
         said.append(blocks.verdict(words, "warning"))
     if silent:
@@ -122,7 +122,7 @@ def links_table(links: pd.DataFrame) -> blocks.Block:
         p_column("p free", "p_free", "the same with free permutations: a warning, not a result"),
         p_column("p FWE", "p_fwe", "corrected for all factors tested against this variable"),
         p_column("p FDR", "p_fdr", "corrected for the variables of the family as well"),
-        number_column("MDE", "mde", 2, "smallest effect that n participants show with 80% power"),
+        number_column("MDE", "mde", 2, "smallest effect that one uncorrected test at this n finds with 80% power"),
         text_column("family", "family"),
         text_column("method", "method"),
         text_column("note", "note"),
@@ -133,7 +133,7 @@ def links_table(links: pd.DataFrame) -> blocks.Block:
     ordered = by_strength(links)
     lost = vanishing(ordered).any()
     caption = "All tests, strongest first. Rows with p FDR of at most 0.05 are set in bold."
-    caption += " Rows marked † would be claimed by free permutations only." if lost else ""
+    caption += " Rows marked † pass, corrected over factors, in free permutations only." if lost else ""
     return make_table("links-table", caption, kept, ordered, "analysis/links.tsv", mark_row)
 
 
