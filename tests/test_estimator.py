@@ -2,6 +2,7 @@
 
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 from sepclr_med import SepCLREstimator, embed, read_manifest, simulate
+from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
 from sepclr_med.errors import ConfigError, ManifestError, UserError, VolumeError
+from sepclr_med.rundir import RunDir
 
 SETTINGS = {"network.width": 2, "training.threads": 1, "evaluation.voxel_pca_components": 3}
 COVARIATES = ["age", "sex", "tiv"]
@@ -203,6 +206,22 @@ def test_covariates_are_routed_and_turn_the_reference_on(train, test, work):
         assert pipeline[0].run_ == estimator.run_
 
 
+def test_covariates_under_other_spellings_are_adjusted_for(train, test, tmp_path):
+    settings = {**SETTINGS, "volumes.normative.folds": 2}
+    spelt = {"age": " AGE", "sex": "Gender", "tiv": "TIV"}
+    given = train[COVARIATES].rename(columns=spelt)
+    estimator = small(work_dir=tmp_path, settings=settings).fit(list(train["image_path"]), train["diagnosis"], given)
+    assert estimator.covariates_ == COVARIATES
+    assert list(given) == list(spelt.values())
+    _, facts = load_checkpoint(RunDir(estimator.run_).reference)
+    assert {"age", "sex", "tiv"} <= set(re.findall(r"[a-z]+", str(facts["design"])))
+    images = list(test["image_path"])
+    spelling = estimator.transform(images, test[COVARIATES].rename(columns=spelt))
+    np.testing.assert_array_equal(spelling, estimator.transform(images, test[COVARIATES]))
+    older = estimator.transform(images, test[COVARIATES].assign(age=test["age"] + 30))
+    assert np.abs(spelling - older).max() > 1e-4
+
+
 @pytest.mark.slow
 def test_scores_route_covariates_row_by_row(train, tmp_path):
     settings = {**SETTINGS, "volumes.normative.folds": 2}
@@ -244,10 +263,22 @@ def test_a_missing_label_is_nobodys_patient(unknown):
 
 
 @pytest.mark.parametrize("column", ["diagnosis", "image_path", "split", "qc"])
-def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column):
-    table = train.assign(qc="pass")[["age", column]]
+@pytest.mark.parametrize("spell", [str, str.title])
+def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column, spell):
+    table = train.assign(qc="pass")[["age", column]].rename(columns={column: spell(column)})
     with pytest.raises(ManifestError, match=f'not covariates; got "{column}"'):
         small(work_dir=tmp_path).fit(list(train["image_path"]), train["diagnosis"], table)
+
+
+def test_covariates_that_say_nothing_or_twice_are_refused(train, tmp_path):
+    images, labels, table = list(train["image_path"]), train["diagnosis"], train[["age", "sex"]]
+    with pytest.raises(ManifestError, match='column "tiv": no value'):
+        small(work_dir=tmp_path).fit(images, labels, table.assign(tiv=np.nan))
+    with pytest.raises(ManifestError, match='column "age": column appears twice'):
+        small(work_dir=tmp_path).fit(images, labels, pd.concat([table, table[["age"]]], axis="columns"))
+    named = small(work_dir=tmp_path, settings={**SETTINGS, "volumes.normative.covariates": ["AGE"]})
+    with pytest.raises(ManifestError, match='column "AGE": no value'):
+        named.fit(images, labels, table)
 
 
 @pytest.mark.slow
