@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -348,13 +349,24 @@ def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **column
         raise ManifestError("images and tables do not agree", wrong or [Problem("no images", allowed="one or more")])
     contents = table["participant_id"].tolist()
     if covariates is not None:
-        table = table.assign(**{str(name): covariates[name].to_numpy() for name in covariates})
+        table = table.assign(**{name: covariates[name].to_numpy() for name in covariates})
     with tempfile.TemporaryDirectory(prefix="sepclr_med-") as folder:
-        path = write_manifest(table.assign(**columns), Path(folder) / "manifest.tsv")
-        manifest = read_manifest(path, required=["participant_id", "image_path"])
+        path = write_manifest(_number_repeats(table).assign(**columns), Path(folder) / "manifest.tsv")
+        try:
+            manifest = read_manifest(path, required=["participant_id", "image_path"])
+        except ManifestError as error:
+            problems = [replace(problem, file=COVARIATES) for problem in error.problems]
+            raise ManifestError("covariates cannot be used", problems) from None
     manifest.attrs.pop("ledger", None)
     manifest.attrs["contents"] = contents
     return manifest
+
+
+def _number_repeats(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a column ``run`` where a participant has several images of a session."""
+    key = [name for name in ("participant_id", "session_id") if name in table]
+    again = table[key].astype(str).groupby(key).cumcount()
+    return table.assign(run=(again + 1).astype(str)) if again.any() else table
 
 
 def _name_columns(covariates: Any) -> pd.DataFrame | None:

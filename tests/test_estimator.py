@@ -24,6 +24,7 @@ from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
 from sepclr_med.errors import ConfigError, ManifestError, UserError, VolumeError
+from sepclr_med.estimator import _name_columns, _tabulate
 from sepclr_med.rundir import RunDir
 
 SETTINGS = {"network.width": 2, "training.threads": 1, "evaluation.voxel_pca_components": 3}
@@ -126,6 +127,29 @@ def test_other_images_of_the_same_names_and_people_are_another_run(train, tmp_pa
         estimator = small(work_dir=tmp_path / "work", settings=settings, batch_size=4)
         runs.append(estimator.fit(images, rows["diagnosis"], people).run_)
     assert runs[0] != runs[1]
+
+
+def test_images_of_one_participant_are_told_apart_and_stay_together(train, tmp_path):
+    rows = train.groupby("diagnosis").head(8)
+    people = rows.groupby("diagnosis").cumcount() // 2
+    given = pd.DataFrame({"Participant_ID": rows["diagnosis"].str[0] + people.astype(str)})
+    settings = {**SETTINGS, "volumes.normative.folds": 2}
+    estimator = small(work_dir=tmp_path, settings=settings)
+    images = list(rows["image_path"])
+    factors = estimator.fit_transform(images, rows["diagnosis"], given.assign(age=rows["age"]))
+    assert factors.shape == (16, 3)
+    table = read_manifest(estimator.run_ / "data/manifest.tsv")
+    assert table["participant_id"].tolist() == given["Participant_ID"].tolist()
+    assert table.groupby("participant_id")["run"].agg("".join).eq("12").all()
+    sessions = given.assign(session_id=given.groupby("Participant_ID").cumcount())
+    assert "run" not in _tabulate(images, _name_columns(sessions), tmp_path)
+
+
+def test_what_is_wrong_with_covariates_is_said_of_them(train, tmp_path):
+    wrong = pd.DataFrame({"age": ["old", *train["age"].astype(str)[1:]]})
+    with pytest.raises(ManifestError, match=r'covariates, row 2, .*column "age".*got "old"') as error:
+        small(work_dir=tmp_path).fit(list(train["image_path"]), train["diagnosis"], wrong)
+    assert "manifest.tsv" not in str(error.value)
 
 
 @pytest.mark.slow
