@@ -313,6 +313,9 @@ def test_bare_numbers_as_ids_are_mapped_where_they_are_ids_and_left_where_they_a
         ("PostCode", ["1", "2"]),
         ("MRN", ["1", "2"]),
         ("story", ["He fell.", "She slept."] * 8 + [f"{i} words each" for i in range(20)]),
+        ("other", ["Huber", "Maier", "Ritter", "Vogt", "Wagner", "Weber"] + [None] * 94),
+        ("other", ["fell off the roof in Ghent"] + ["no"] * 99),
+        ("other", ["fell in Ghent", None]),
     ],
 )
 def test_a_column_that_identifies_is_seen(column, values):
@@ -329,11 +332,20 @@ def test_a_column_that_identifies_is_seen(column, values):
         ("iq", [str(value) for value in range(80, 110)]),
         ("site", ["Ghent", "Paris"] * 10),
         ("subtype", ["one", None]),
+        ("episode", ["single", "first of several ones", "later of several ones"] * 10),
+        ("drug", ["lithium", "valproate"] * 4 + [None] * 92),
+        ("empty", [None] * 20),
+        ("scanner", ["Siemens Prisma 3T"] + ["Siemens Trio Tim"] * 9),
         ("salient_000", ["0.12345678", "-12345.678"] * 10),
     ],
 )
 def test_a_clinical_column_stays(column, values):
     assert find_identifying(pd.DataFrame({column: values})) == {}
+
+
+def test_what_one_participant_alone_says_is_free_text_in_however_many_rows():
+    table = pd.DataFrame({"participant_id": ["a", "a", *"bcdefgh"], "event": ["fell in Ghent"] * 2 + ["no"] * 7})
+    assert find_identifying(table) == {"event": "free text"}
 
 
 def test_a_value_that_was_removed_is_not_told_elsewhere(run, tmp_path):

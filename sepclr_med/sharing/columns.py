@@ -18,6 +18,7 @@ from sepclr_med.sharing.words import holds_text
 OLDEST_AGE = 89
 PER_YEAR = {"month": 12.0, "months": 12.0, "week": 52.18, "weeks": 52.18, "day": 365.25, "days": 365.25}
 KEPT = ("participant_id", "session_id", "run", "family_id", "split", "fold", "model_id", "diagnosis", "sex", "qc")
+PLACES = ("site", "scanner")
 # Attributes of DICOM that name a person, a visit or an object of one, PS3.15 annex E.
 DICOM = {
     *("patientname", "patientid", "patientbirthdate", "patientbirthtime", "patientaddress", "patientsname"),
@@ -50,6 +51,7 @@ VALUES = {
 }
 MOST_DISTINCT = 0.5
 FEW_ROWS = 8
+WORDS_OF_A_TEXT = 3
 LONG_NUMBER = re.compile(r"\d{5,}(?:\.0*)?")
 
 
@@ -82,7 +84,8 @@ def find_identifying(table: pd.DataFrame) -> dict[str, str]:
     >>> find_identifying(table)
     {'scan': 'holds dates', 'initials': 'a name'}
     """
-    reasons = {name: _judge(name, table[name].dropna()) for name in table.columns if name not in KEPT}
+    people = table.get("participant_id", pd.Series(table.index, table.index))
+    reasons = {name: _judge(name, table[name], people) for name in table.columns if name not in KEPT}
     return {name: reason for name, reason in reasons.items() if reason} | find_dicom(table)
 
 
@@ -119,7 +122,8 @@ def split_name(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", str(name))]
 
 
-def _judge(name: str, cells: pd.Series) -> str:
+def _judge(name: str, column: pd.Series, people: pd.Series) -> str:
+    cells = column.dropna()
     words = split_name(name)
     # PostCode, first_name: two words that are one elsewhere.
     said = {*words, *map("".join, pairwise(words))}
@@ -129,8 +133,15 @@ def _judge(name: str, cells: pd.Series) -> str:
     if reason or (numbers.notna().all() and (numbers % 1 != 0).any()):
         return reason
     reason = next((f"holds {what}" for what, p in VALUES.items() if cells.map(_whole(p)).any()), "")
-    if reason or len(cells) < FEW_ROWS:
+    if reason:
         return reason
+    # What several participants share is a class.
+    long = cells[cells.str.split().str.len() >= WORDS_OF_A_TEXT]
+    if name not in PLACES and people[long.index].groupby(long).nunique().eq(1).any():
+        return "free text"
+    # Rows, not cells: a text of each of six participants identifies them among a hundred.
+    if len(column) < FEW_ROWS or cells.empty:
+        return ""
     if not numbers.notna().any() and cells.nunique() > MOST_DISTINCT * len(cells):
         return "text that differs between participants"
     if cells.is_unique and cells.map(_whole(LONG_NUMBER)).all():
