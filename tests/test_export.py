@@ -300,6 +300,12 @@ def test_bare_numbers_as_ids_are_mapped_where_they_are_ids_and_left_where_they_a
     assert set(people["participant_id"]) == set(ids["participant_id"].values())
 
 
+MONTHS_BY_NAME = (
+    *("1-Mar-2019", "Mar 5 2019", "March 5th, 2019", "5 March 2019", "01MAR2019", "5. März 2019", "12 août 2019"),
+    *("5-mar-19", "Tue, 5 Mar 2019 10:33", "Tue Mar  5 10:33:00 2019", "Mar-19", "März 2019", "1st of May 2019"),
+)
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
     [
@@ -309,6 +315,7 @@ def test_bare_numbers_as_ids_are_mapped_where_they_are_ids_and_left_where_they_a
         ("visit", ["01/03/2019", "x"]),
         ("visit", ["1.3.19", "x"]),
         ("visit", ["20190301", "20190302"]),
+        *(("visit", [written, "x"]) for written in MONTHS_BY_NAME),
         ("contact", ["a@b.org", None]),
         ("PostCode", ["1", "2"]),
         ("MRN", ["1", "2"]),
@@ -335,6 +342,7 @@ def test_a_column_that_identifies_is_seen(column, values):
         ("episode", ["single", "first of several ones", "later of several ones"] * 10),
         ("drug", ["lithium", "valproate"] * 4 + [None] * 92),
         ("empty", [None] * 20),
+        ("level", ["decile 10", "marker 12", "set 12", "3 months", "mai", "10 mg 20", "may"] * 4),
         ("scanner", ["Siemens Prisma 3T"] + ["Siemens Trio Tim"] * 9),
         ("salient_000", ["0.12345678", "-12345.678"] * 10),
     ],

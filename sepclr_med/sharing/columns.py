@@ -41,10 +41,21 @@ NAMES = {
     "free text": {"comment", "comments", "remark", "remarks", "note", "notes", "text"},
 }
 UID = re.compile(r"(?<![\d.])(?=[\d.]{20,}|1\.2\.840\.)[0-2](?:\.(?:0|[1-9]\d*)){4,}(?![\d.]*\d)")
+# How months begin in English, German, French, Spanish, Italian and Dutch.
+MONTH = (
+    r"(?:jan|gen|ene|feb|f[ée]v|m[aä]r|mrt|maa|apr|avr|abr|ma[iyg]|mei|jui?n|giu|juil?|lug|aug|ao[uû]|ago|sep|sett|o[ck]t"
+    r"|ott|nov|de[cz]|d[ée]c|dic)"
+)
+MONTH_WORD, DAY, YEAR, APART = rf"{MONTH}[^\W\d_]*", r"\d{1,2}(?:st|nd|rd|th)?", r"(?:19|20)?\d\d", r"[-/.,\s]*"
+WEEKDAY, TIME = r"(?:[^\W\d_]{2,10}[.,]*\s+)?", r"(?:[\s,T].*)?"
 VALUES = {
     "dates": re.compile(
         r"(?:19|20)\d\d[-/]\d{1,2}(?:[-/]\d{1,2}.*)?|(?:19|20)\d\d\.\d{1,2}\.\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d\d(?:\s.*)?"
         r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\.0*)?"
+        rf"|{WEEKDAY}{DAY}{APART}(?:of\s+)?{MONTH_WORD}{APART}{YEAR}{TIME}"
+        rf"|{WEEKDAY}{MONTH_WORD}{APART}{DAY}[-/.,\s]+(?:[\d:]+\s+)?{YEAR}{TIME}"
+        rf"|{MONTH_WORD}{APART}(?:19|20)\d\d|{MONTH}[-/.'’\s]+\d\d",
+        re.IGNORECASE,
     ),
     "unique identifiers": UID,
     "e-mail addresses": re.compile(r"\S+@\S+\.\w+"),
