@@ -386,6 +386,21 @@ def test_ages_in_months_are_capped_as_months_and_others_stay():
     assert columns == ["age_at_onset", "AgeMonths"]
 
 
+@pytest.mark.parametrize("name", ["AGEyears", "ageyears", "Age2", "scanage", "AgeAtScan", "age_at_visit_2", "AGE"])
+def test_ages_are_capped_however_they_are_spelt(name):
+    assert cap_ages(pd.DataFrame({name: ["95", "41"]}))[0][name].tolist() == ["90", "41"]
+
+
+@pytest.mark.parametrize(
+    "name", ["age2", "age_2", "age_sq", "AgeSquared", "brain_age_gap", "age_z", "stage", "percentage"]
+)
+def test_what_is_made_of_ages_is_not_capped(name):
+    table = pd.DataFrame({name: ["9025", "1681"]})
+    capped, columns = cap_ages(table)
+    assert capped.equals(table)
+    assert columns == []
+
+
 # ---------------------------------------------------------------- formulas
 
 

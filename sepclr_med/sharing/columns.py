@@ -16,6 +16,13 @@ from sepclr_med.cohort.columns import PATHS, fold_name
 from sepclr_med.sharing.words import holds_text
 
 OLDEST_AGE = 89
+LONGEST_LIFE = 125
+# Ages as one word: dosage, stage and agency are none.
+AGE = re.compile(
+    r"(?:scan|mri|visit|onset|test|exam|entry|baseline|current|patient|subject|participant)?ages?(?:in)?"
+    r"(y|yrs?|years?|months?|weeks?|days?)?(?:at\w*)?\d?"
+)
+NO_AGE = {"sq", "squared", "square", "gap", "z"}
 PER_YEAR = {"month": 12.0, "months": 12.0, "week": 52.18, "weeks": 52.18, "day": 365.25, "days": 365.25}
 KEPT = ("participant_id", "session_id", "run", "family_id", "split", "fold", "model_id", "diagnosis", "sex", "qc")
 PLACES = ("site", "scanner")
@@ -111,13 +118,10 @@ def cap_ages(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """
     capped, changed = table.copy(), []
     for column in table.columns:
-        words = split_name(column)
-        if "age" not in words and "ages" not in words:
-            continue
-        unit = max((PER_YEAR.get(word, 1.0) for word in words), default=1.0)
-        old = pd.to_numeric(table[column], errors="coerce") > OLDEST_AGE * unit
-        if old.any():
-            capped[column] = table[column].mask(old, f"{(OLDEST_AGE + 1) * unit:.0f}")
+        values = pd.to_numeric(table[column], errors="coerce")
+        unit = _age_unit(str(column), values)
+        if unit is not None and (values > OLDEST_AGE * unit).any():
+            capped[column] = table[column].mask(values > OLDEST_AGE * unit, f"{(OLDEST_AGE + 1) * unit:.0f}")
             changed.append(str(column))
     return capped, changed
 
@@ -131,6 +135,17 @@ def split_name(name: str) -> list[str]:
     (['date', 'of', 'birth'], ['scan', 'date'])
     """
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", str(name))]
+
+
+def _age_unit(name: str, values: pd.Series) -> float | None:
+    """Return how many of a column's unit are a year; None for a column that holds no ages."""
+    words, spelt = set(split_name(name)), AGE.fullmatch(fold_name(name))
+    if not spelt and not words & {"age", "ages"}:
+        return None
+    unit = max(PER_YEAR.get(word, 1.0) for word in {*words, *(spelt.groups() if spelt else ())})
+    # age2 is an age at a second visit, or its square, which nobody reaches.
+    squared = name.endswith("2") and values.max() > LONGEST_LIFE * unit
+    return None if squared or words & NO_AGE else unit
 
 
 def _judge(name: str, column: pd.Series, people: pd.Series) -> str:
