@@ -21,8 +21,10 @@ from sepclr_med.cli import app
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.errors import ConfigError, RunError
 from sepclr_med.report.render import report
+from sepclr_med.report.sections.steps import describe_steps
 from sepclr_med.sharing.columns import cap_ages, find_identifying
 from sepclr_med.sharing.formulas import NUMBER, neutralise
+from sepclr_med.sharing.traces import look_for
 from sepclr_med.sharing.words import read_words
 
 USER, HOST = "zebedee.quux", "narwhal-7.clinic.example"
@@ -145,6 +147,40 @@ def test_files_that_cannot_be_cleaned_are_left_out_and_named(run, tmp_path):
     assert json.loads((tmp_path / "out/export.json").read_text())["LeftOut"] == expected
     assert not [name for name in expected if (tmp_path / "out" / name).exists()]
     assert (tmp_path / "out/embeddings/desc-salient_embedding.tsv").is_file()
+
+
+PATHS = (
+    *(
+        "/data/Mood Clinic/Huber 2019/m.tsv",
+        "../Huber private/m.tsv",
+        r"C:\Users\Ann Smith\study\m.tsv",
+        "~/my study/m.tsv",
+    ),
+    *("file:///home/ann/x/m.tsv", "C:/Users/Ann Smith/m.tsv", r"\\server\Ann Smith\m.tsv", "~ann/m.tsv", "/x/y/m.tsv"),
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_are_cut_and_seen_whatever_they_look_like(path, tmp_path):
+    text = f"from {path} and/or a/b: read"
+    (tmp_path / "notes.md").write_text(text)
+    assert look_for({}).find(tmp_path / "notes.md") == ["a path of the disk"]
+    (tmp_path / "notes.md").write_text(look_for({}).cleaner(text)(text))
+    assert (tmp_path / "notes.md").read_text() == "from m.tsv and/or a/b: read"
+    assert look_for({}).find(tmp_path / "notes.md") == []
+
+
+@pytest.mark.parametrize("text", ["and/or", "3 / 4 of a/b", "~3/4", "https://a.org/b c/d", "m/s, 05/03/2019", r"\d\w"])
+def test_what_only_looks_like_a_path_stays(text):
+    assert look_for({}).cleaner(text)(text) == text
+
+
+@pytest.mark.parametrize("path", ["Mood Clinic/m.tsv", "Huber=2019/m.tsv", *PATHS])
+def test_a_recorded_command_is_shown_without_folders(path):
+    words = ["sepclr-med", "fit", path, f"--manifest={path}", f"--set=volumes.cache_dir={path}", "training.epochs=1"]
+    shown = json.dumps(describe_steps({"steps": [{"step": "fit", "command": words}], "files": []}))
+    assert "fit m.tsv --manifest=m.tsv --set=volumes.cache_dir=m.tsv training.epochs=1" in shown
+    assert "Huber" not in shown
 
 
 # ---------------------------------------------------------------- new ids
