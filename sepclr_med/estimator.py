@@ -92,16 +92,19 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    Without ``covariates`` there is no normative reference: the salient encoder sees the image itself
-    (``method.salient_input: plain``), and the salient space may hold age, sex and site as far as patients differ in
-    them. With a table of covariates it sees how far the image lies from what controls of the same covariates look like.
+    Without ``covariates``, or with ids alone, there is no normative reference: the salient encoder sees the image
+    itself (``method.salient_input: plain``), and the salient space may hold age, sex and site as far as patients differ
+    in them. With a table of covariates it sees how far the image lies from what controls of the same covariates look
+    like.
 
     An image is known by what its file holds. Those that were trained on are rendered by a reference that was fitted
     without their fold, so that ``fit(...).transform(...)`` of the same images is not more optimistic than it must be;
     scores still need images that were not trained on.
 
     A pickle holds parameters and the run's files as bytes (safetensors, YAML): weights are not pickled, and reading
-    them runs no code. It holds no image, path of an image, label or table of covariates.
+    them runs no code. It holds ids of the training images (hashes, or those that were given) and, with covariates,
+    names of sites and other classes. It holds no image, path of an image, label or table of covariates; of folders only
+    a ``work_dir`` that was given.
 
     References
     ----------
@@ -276,10 +279,10 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
             "training.accelerator": self.device,
             "training.seed": self._seed(),
         }
-        if covariates is None:
-            given["method.salient_input"] = "plain"
+        if adjusted := _adjusted_for(covariates):
+            given["volumes.normative.covariates"] = adjusted
         else:
-            given["volumes.normative.covariates"] = _adjusted_for(covariates)
+            given["method.salient_input"] = "plain"
         return load_config(
             overrides=[f"{key}={_as_yaml(key, v)}" for key, v in {**given, **(self.settings or {})}.items()]
         )
@@ -301,10 +304,16 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
 
 
 def pack_run(run_dir: str | Path) -> dict[str, bytes]:
-    """Return the files of a run that embedding needs, by name: no image, path of an image or table of participants."""
+    """Return the files of a run that embedding needs, by name: no image, path or table of participants.
+
+    Ids are in them and, of a normative reference, names of sites and other classes of covariates.
+    """
     run = RunDir(run_dir)
-    kept = [run.config, run.checkpoint(), run.voxel_pca, run.reference, run.erasure()]
+    kept = [run.checkpoint(), run.voxel_pca, run.reference, run.erasure()]
     files = {path.relative_to(run.path).as_posix(): path.read_bytes() for path in kept if path.is_file()}
+    config = load_config(run.config)
+    placeless = config.model_copy(update={"volumes": config.volumes.model_copy(update={"cache_dir": None})})
+    files[run.config.relative_to(run.path).as_posix()] = dump_config(placeless).encode()
     ids = read_manifest(run.manifest)["participant_id"].drop_duplicates()
     rows = "".join(f"{name}\t{name}\tn/a\ttrain\n" for name in ids)
     files[run.manifest.relative_to(run.path).as_posix()] = (

@@ -23,8 +23,9 @@ from sepclr_med import SepCLREstimator, embed, read_manifest, simulate
 from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
+from sepclr_med.config import Config
 from sepclr_med.errors import ConfigError, ManifestError, UserError, VolumeError
-from sepclr_med.estimator import _name_columns, _tabulate
+from sepclr_med.estimator import _name_columns, _tabulate, pack_run
 from sepclr_med.rundir import RunDir
 
 SETTINGS = {"network.width": 2, "training.threads": 1, "evaluation.voxel_pca_components": 3}
@@ -100,8 +101,10 @@ def test_pandas_output_names_the_columns_and_space_chooses_them(fitted, train, w
     np.testing.assert_array_equal(salient.transform(list(test["image_path"])), both[:, 4:])
 
 
-def test_a_pickle_carries_the_run_without_paths_and_without_pickled_weights(fitted, test):
+def test_a_pickle_carries_the_run_without_paths_and_without_pickled_weights(fitted, test, work):
     content = pickle.dumps(fitted)
+    # A folder that was given is a parameter; none is in the run's files.
+    assert not [name for name, file in pack_run(fitted.run_).items() if str(work).encode() in file]
     for told in (str(test["image_path"].iloc[0]), "sub-0"):
         assert told.encode() not in content
     # Weights are safetensors bytes inside; no tensor is pickled.
@@ -292,6 +295,13 @@ def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column, spe
     table = train.assign(qc="pass")[["age", column]].rename(columns={column: spell(column)})
     with pytest.raises(ManifestError, match=f'not covariates; got "{column}"'):
         small(work_dir=tmp_path).fit(list(train["image_path"]), train["diagnosis"], table)
+
+
+def test_ids_alone_are_nothing_to_adjust_for():
+    for columns in (["participant_id"], ["ParticipantID", "session_id", "family_id"]):
+        config = small()._configure(_name_columns(pd.DataFrame({name: ["a"] for name in columns})))
+        assert config.method.salient_input == "plain"
+    assert small()._configure(pd.DataFrame({"age": [1.0]})).method.salient_input == Config().method.salient_input
 
 
 def test_covariates_that_say_nothing_or_twice_are_refused(train, tmp_path):

@@ -22,7 +22,7 @@ UNIX_PATH = re.compile(
 WINDOWS_PATH = re.compile(rf"(?:\b[A-Za-z]:|(?<![\w\\])\\(?=\\))(?:\\{FOLDER}(?=\\))*\\{WORD}\\?")
 SEPARATORS = re.compile(r"[/\\]")
 # --manifest=, --set=volumes.cache_dir= or, of --set, volumes.cache_dir=
-OPTION = re.compile(r"(?:--set=(?:[a-z_.]+=)?|--?[\w-]+=|[a-z_]+(?:\.[a-z_]+)+=)?")
+OPTION = re.compile(r"^(?:--set=(?:[a-z_.]+=)?|--?[\w-]+=|[a-z_]+(?:\.[a-z_]+)+=)")
 HYPHENS = re.compile(r"(?<![\w.,)\]-])-(?=\d)")
 PARTICIPANT = re.compile(r"\bsub-[A-Za-z0-9]+(?:[_/][^\s,;:]*)?")
 
@@ -208,8 +208,8 @@ def without_folders(argument: str) -> str:
     >>> [without_folders(word) for word in ("fit", "Mood Clinic/m.tsv", "--manifest=../Ann Huber/m.tsv", "age,sex")]
     ['fit', 'm.tsv', '--manifest=m.tsv', 'age,sex']
     """
-    option = OPTION.match(argument)[0]
-    return option + SEPARATORS.split(argument[len(option) :].rstrip("/\\"))[-1]
+    value = OPTION.sub("", argument)
+    return argument.removesuffix(value) + SEPARATORS.split(value.rstrip("/\\"))[-1]
 
 
 def set_signs(text: str) -> str:
