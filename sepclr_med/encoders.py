@@ -15,6 +15,8 @@ from sepclr_med.errors import ConfigError, Problem, did_you_mean
 GIVEN = ("spatial_dims", "in_channels", "n_features")
 # Arguments by which MONAI's networks read weights from a server or a file.
 FETCHED = ("pretrained", "weights")
+# In names of what always does; Transchex begins with those of a language model.
+FETCHING = ("pretrained", "transchex")
 NEEDED = "a function of spatial_dims, in_channels and n_features that returns a network"
 EXAMPLE = "{_target_: DenseNet121, spatial_dims: 3, in_channels: '@in_channels', out_channels: '@n_features'}"
 
@@ -119,8 +121,10 @@ def monai_builder(encoder: Mapping[str, Any], spatial_size: tuple[int, ...] = ()
     """
     name = str(encoder.get("_target_", "")).removeprefix("monai.networks.nets.")
     target = getattr(nets, name, None)
-    known = [word for word, found in vars(nets).items() if not word.startswith("_") and callable(found)]
-    if target is None or name not in known or not getattr(target, "__module__", "").startswith("monai.networks.nets"):
+    known = [word for word, found in vars(nets).items() if _is_network(found)]
+    if any(word in name.casefold() for word in FETCHING):
+        raise _refuse_fetching(name)
+    if target is None or name not in known:
         fix = did_you_mean(name, known) or EXAMPLE
         wrong = Problem("no network of monai.networks.nets", got=str(encoder.get("_target_")), fix=fix)
         raise ConfigError("network.encoder: unknown", [wrong])
@@ -130,9 +134,7 @@ def monai_builder(encoder: Mapping[str, Any], spatial_size: tuple[int, ...] = ()
         wrong = Problem("not a value", got=strange[0], allowed=", ".join(sorted(references)), fix="plain values only")
         raise ConfigError("network.encoder: cannot be used", [wrong])
     if asked := [key for key, value in encoder.items() if key.startswith(FETCHED) and value]:
-        fix = "leave it out; to begin with weights you have, give a function that builds the network (docs/own_code.md)"
-        wrong = Problem("a recipe fetches no weights", got=f"{asked[0]}: {encoder[asked[0]]}"[:80], fix=fix)
-        raise ConfigError("network.encoder: cannot be used", [wrong])
+        raise _refuse_fetching(f"{asked[0]}: {encoder[asked[0]]}")
     # Some networks of MONAI fetch weights unless they are told not to.
     offline = {"pretrained": False} if "pretrained" in inspect.signature(target).parameters else {}
 
@@ -154,3 +156,18 @@ def monai_builder(encoder: Mapping[str, Any], spatial_size: tuple[int, ...] = ()
             raise ConfigError(f"network.encoder: {name} cannot be built", [wrong]) from None
 
     return build
+
+
+def _is_network(found: Any) -> bool:
+    """Say whether something of MONAI is a network, or a function that is annotated to return one."""
+    if not getattr(found, "__module__", "").startswith("monai.networks.nets") or not callable(found):
+        return False
+    built = found if isinstance(found, type) else inspect.signature(found).return_annotation
+    built = getattr(nets, built, None) if isinstance(built, str) else built
+    return isinstance(built, type) and issubclass(built, nn.Module)
+
+
+def _refuse_fetching(got: str) -> ConfigError:
+    fix = "leave it out; to begin with weights you have, give a function that builds the network (docs/own_code.md)"
+    wrong = Problem("a recipe fetches no weights", got=got[:80], fix=fix)
+    return ConfigError("network.encoder: cannot be used", [wrong])

@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from sepclr_med.cohort.columns import recognise_columns
+from sepclr_med.cohort.covariates import refuse
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
@@ -34,6 +37,8 @@ from sepclr_med.rundir import RunDir, atomic_path
 from sepclr_med.training import fit
 
 BACKGROUND, TARGET = "control", "patient"
+# Stands for a file in messages about rows that come as a table.
+COVARIATES = "covariates"
 SPACES = {"salient": ("salient",), "common": ("common",), "both": ("common", "salient")}
 # Columns that say whose an image is; all others are adjusted for.
 IDENTITY = ("participant_id", "session_id", "family_id")
@@ -87,16 +92,19 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    Without ``covariates`` there is no normative reference: the salient encoder sees the image itself
-    (``method.salient_input: plain``), and the salient space may hold age, sex and site as far as patients differ in
-    them. With a table of covariates it sees how far the image lies from what controls of the same covariates look like.
+    Without ``covariates``, or with ids alone, there is no normative reference: the salient encoder sees the image
+    itself (``method.salient_input: plain``), and the salient space may hold age, sex and site as far as patients differ
+    in them. With a table of covariates it sees how far the image lies from what controls of the same covariates look
+    like.
 
     An image is known by what its file holds. Those that were trained on are rendered by a reference that was fitted
     without their fold, so that ``fit(...).transform(...)`` of the same images is not more optimistic than it must be;
     scores still need images that were not trained on.
 
     A pickle holds parameters and the run's files as bytes (safetensors, YAML): weights are not pickled, and reading
-    them runs no code. It holds no image, path of an image, label or table of covariates.
+    them runs no code. It holds ids of the training images (hashes, or those that were given) and, with covariates,
+    names of sites and other classes. It holds no image, path of an image, label or table of covariates; of folders only
+    a ``work_dir`` that was given.
 
     References
     ----------
@@ -149,23 +157,29 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
             Diagnosis of each image.
         covariates : DataFrame of n rows or None, default=None
             Age, sex, site, ...: what is adjusted for. ``participant_id`` and ``family_id`` say which images belong
-            together. Passed on by ``Pipeline`` and ``cross_val_score`` with metadata routing
-            (``set_fit_request(covariates=True)``, ``set_transform_request(covariates=True)``).
+            together. Columns are recognised as in a manifest: ``Age`` is ``age``, ``Gender`` is ``sex``. Passed on by
+            ``Pipeline`` and ``cross_val_score`` with metadata routing (``set_fit_request(covariates=True)``,
+            ``set_transform_request(covariates=True)``).
 
         Raises
         ------
         ConfigError
             When a parameter makes no sense, or the labels do not say who is a control.
         ManifestError
-            When covariates have columns that are none, such as the diagnosis, or as :func:`sepclr_med.fit`.
+            When covariates have columns that are none, such as the diagnosis, or that are empty, or as
+            :func:`sepclr_med.fit`.
         VolumeError, RunError
             As :func:`sepclr_med.fit`.
         """
+        covariates = _name_columns(covariates)
         config = self._configure(covariates)
         labels = np.asarray(y) if y is not None else None
         is_target = find_targets(labels, self.background, self.target)
         work = self._open()
         manifest = _tabulate(X, covariates, work, diagnosis=np.where(is_target, TARGET, BACKGROUND), split="train")
+        # Settings may name others.
+        adjusted = list(config.volumes.normative.covariates) if _adjusted_for(covariates) else []
+        _require_values(manifest, adjusted)
         name = _name_run(manifest, config)
         run = work / "runs" / name
         # A search over what comes behind fits the same twice at once in several processes: one trains, the other waits.
@@ -173,7 +187,7 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
             fit(manifest, config, run)
         self.run_, self.classes_ = run, np.unique(labels)
         self.n_background_, self.n_target_ = int((~is_target).sum()), int(is_target.sum())
-        self.covariates_ = _adjusted_for(covariates)
+        self.covariates_ = adjusted
         self._factors = None
         self._embed(manifest.iloc[:1])
         return self
@@ -203,7 +217,7 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
                 "transform(X, covariates=...), with set_transform_request(covariates=True) where scikit-learn calls it"
             )
             raise ManifestError("transform: no covariates", [Problem(f"fitted with {wanted}", fix=fix)])
-        return self._embed(_tabulate(X, covariates, self._open()))
+        return self._embed(_tabulate(X, _name_columns(covariates), self._open()))
 
     def fit_transform(self, X: Any, y: Any, covariates: pd.DataFrame | None = None) -> np.ndarray:  # noqa: N803
         """Train on images, and return their factors; scores need images that were not trained on."""
@@ -265,10 +279,10 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
             "training.accelerator": self.device,
             "training.seed": self._seed(),
         }
-        if covariates is None:
-            given["method.salient_input"] = "plain"
+        if adjusted := _adjusted_for(covariates):
+            given["volumes.normative.covariates"] = adjusted
         else:
-            given["volumes.normative.covariates"] = _adjusted_for(covariates)
+            given["method.salient_input"] = "plain"
         return load_config(
             overrides=[f"{key}={_as_yaml(key, v)}" for key, v in {**given, **(self.settings or {})}.items()]
         )
@@ -290,10 +304,16 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
 
 
 def pack_run(run_dir: str | Path) -> dict[str, bytes]:
-    """Return the files of a run that embedding needs, by name: no image, path of an image or table of participants."""
+    """Return the files of a run that embedding needs, by name: no image, path or table of participants.
+
+    Ids are in them and, of a normative reference, names of sites and other classes of covariates.
+    """
     run = RunDir(run_dir)
-    kept = [run.config, run.checkpoint(), run.voxel_pca, run.reference, run.erasure()]
+    kept = [run.checkpoint(), run.voxel_pca, run.reference, run.erasure()]
     files = {path.relative_to(run.path).as_posix(): path.read_bytes() for path in kept if path.is_file()}
+    config = load_config(run.config)
+    placeless = config.model_copy(update={"volumes": config.volumes.model_copy(update={"cache_dir": None})})
+    files[run.config.relative_to(run.path).as_posix()] = dump_config(placeless).encode()
     ids = read_manifest(run.manifest)["participant_id"].drop_duplicates()
     rows = "".join(f"{name}\t{name}\tn/a\ttrain\n" for name in ids)
     files[run.manifest.relative_to(run.path).as_posix()] = (
@@ -325,9 +345,6 @@ def _temporary_folder(owner: Any, prefix: str = "sepclr_med-") -> Path:
 def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **columns: Any) -> pd.DataFrame:
     """Return the manifest of images: read as any other, so that values are checked and understood as anywhere."""
     table = tabulate_images(images, work / "images")
-    if covariates is not None and not isinstance(covariates, pd.DataFrame):
-        raise ManifestError("covariates", [Problem(f"a {type(covariates).__name__}", allowed="a DataFrame")])
-    _refuse_no_covariates(covariates)
     lengths = {"covariates": covariates, **{name: values for name, values in columns.items() if name != "split"}}
     wrong = [
         Problem(
@@ -341,25 +358,52 @@ def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **column
         raise ManifestError("images and tables do not agree", wrong or [Problem("no images", allowed="one or more")])
     contents = table["participant_id"].tolist()
     if covariates is not None:
-        table = table.assign(**{str(name): covariates[name].to_numpy() for name in covariates})
+        table = table.assign(**{name: covariates[name].to_numpy() for name in covariates})
     with tempfile.TemporaryDirectory(prefix="sepclr_med-") as folder:
-        path = write_manifest(table.assign(**columns), Path(folder) / "manifest.tsv")
-        manifest = read_manifest(path, required=["participant_id", "image_path"])
+        path = write_manifest(_number_repeats(table).assign(**columns), Path(folder) / "manifest.tsv")
+        try:
+            manifest = read_manifest(path, required=["participant_id", "image_path"])
+        except ManifestError as error:
+            problems = [replace(problem, file=COVARIATES) for problem in error.problems]
+            raise ManifestError("covariates cannot be used", problems) from None
     manifest.attrs.pop("ledger", None)
     manifest.attrs["contents"] = contents
     return manifest
 
 
-def _refuse_no_covariates(covariates: pd.DataFrame | None) -> None:
-    found = [] if covariates is None else [str(name) for name in covariates if name in NO_COVARIATES]
-    if found:
+def _number_repeats(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a column ``run`` where a participant has several images of a session."""
+    key = [name for name in ("participant_id", "session_id") if name in table]
+    again = table[key].astype(str).groupby(key).cumcount()
+    return table.assign(run=(again + 1).astype(str)) if again.any() else table
+
+
+def _name_columns(covariates: Any) -> pd.DataFrame | None:
+    """Return covariates under the names that a manifest's reader gives their columns: ``Age`` is ``age``."""
+    if covariates is None:
+        return None
+    if not isinstance(covariates, pd.DataFrame):
+        raise ManifestError("covariates", [Problem(f"a {type(covariates).__name__}", allowed="a DataFrame")])
+    table = covariates.set_axis([str(name).strip() for name in covariates], axis="columns")
+    table = table.rename(columns=recognise_columns(table.columns, COVARIATES)[0])
+    twice = list(dict.fromkeys(table.columns[table.columns.duplicated()]))
+    problems = [Problem("column appears twice", column=name, fix="keep one of them") for name in twice]
+    if found := [name for name in table if name in NO_COVARIATES]:
         fix = 'give what is adjusted for alone, such as covariates=table[["age", "sex", "site"]]'
-        wrong = Problem("not covariates", got=", ".join(found), fix=fix)
-        raise ManifestError("covariates cannot be used", [wrong])
+        problems.append(Problem("not covariates", got=", ".join(found), fix=fix))
+    refuse("covariates cannot be used", problems)
+    return table
+
+
+def _require_values(manifest: pd.DataFrame, names: list[str]) -> None:
+    """Refuse covariates that nothing could be adjusted for: a reference passes over them."""
+    fix = "fill the column, or leave it out"
+    empty = [name for name in names if name not in manifest or manifest[name].isna().all()]
+    refuse("covariates cannot be used", [Problem("no value", column=name, fix=fix) for name in empty])
 
 
 def _adjusted_for(covariates: pd.DataFrame | None) -> list[str]:
-    return [] if covariates is None else [str(name) for name in covariates if name not in IDENTITY]
+    return [] if covariates is None else [name for name in covariates if name not in IDENTITY]
 
 
 def _as_yaml(key: str, value: Any) -> str:

@@ -134,7 +134,7 @@ def _plain(value: Any, what: str, above: tuple[int, ...]) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     if hasattr(value, "detach") and hasattr(value, "cpu"):
-        return np.asarray(value.detach().cpu())
+        return _plain_tensor(value.detach().cpu())
     if isinstance(value, enum.Enum | np.dtype | slice | range | PurePath) or type(value).__module__ == "torch":
         return repr(value)
     if id(value) in above:
@@ -171,14 +171,34 @@ def _plain_object(value: Any, what: str, inside: Callable[[Any], Any]) -> Any:
     )
 
 
+def _plain_tensor(tensor: Any) -> Any:
+    try:
+        return np.asarray(tensor)
+    except TypeError:
+        # A kind of number that NumPy lacks, such as bfloat16.
+        return [str(tensor.dtype), np.asarray(tensor.float())]
+
+
 def _source(part: Any) -> str:
     if str(part.__module__).split(".")[0] in {*INSTALLED, *sys.stdlib_module_names}:
         return ""
+    code = getattr(part, "__code__", None)
     try:
-        return inspect.getsource(part)
+        source = inspect.getsource(part)
     except (OSError, TypeError):
-        code = getattr(part, "__code__", None)
-        return "" if code is None else repr((code.co_code, code.co_consts, code.co_names))
+        return "" if code is None else _describe_code(code)
+    # The source of a lambda is its line, which may hold several.
+    return source + _describe_code(code) if code is not None and "<lambda>" in part.__qualname__ else source
+
+
+def _describe_code(code: types.CodeType) -> str:
+    """Return what compiled code does, the same in every process: no address of what is nested in it."""
+    constants = [_describe_code(c) if isinstance(c, types.CodeType) else _ordered(c) for c in code.co_consts]
+    return repr((code.co_code.hex(), code.co_names, constants))
+
+
+def _ordered(constant: Any) -> str:
+    return repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
 
 def _import_name(part: Any) -> str | None:

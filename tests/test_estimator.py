@@ -2,6 +2,7 @@
 
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 from sepclr_med import SepCLREstimator, embed, read_manifest, simulate
+from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
+from sepclr_med.config import Config
 from sepclr_med.errors import ConfigError, ManifestError, UserError, VolumeError
+from sepclr_med.estimator import _name_columns, _tabulate, pack_run
+from sepclr_med.rundir import RunDir
 
 SETTINGS = {"network.width": 2, "training.threads": 1, "evaluation.voxel_pca_components": 3}
 COVARIATES = ["age", "sex", "tiv"]
@@ -96,8 +101,10 @@ def test_pandas_output_names_the_columns_and_space_chooses_them(fitted, train, w
     np.testing.assert_array_equal(salient.transform(list(test["image_path"])), both[:, 4:])
 
 
-def test_a_pickle_carries_the_run_without_paths_and_without_pickled_weights(fitted, test):
+def test_a_pickle_carries_the_run_without_paths_and_without_pickled_weights(fitted, test, work):
     content = pickle.dumps(fitted)
+    # A folder that was given is a parameter; none is in the run's files.
+    assert not [name for name, file in pack_run(fitted.run_).items() if str(work).encode() in file]
     for told in (str(test["image_path"].iloc[0]), "sub-0"):
         assert told.encode() not in content
     # Weights are safetensors bytes inside; no tensor is pickled.
@@ -123,6 +130,29 @@ def test_other_images_of_the_same_names_and_people_are_another_run(train, tmp_pa
         estimator = small(work_dir=tmp_path / "work", settings=settings, batch_size=4)
         runs.append(estimator.fit(images, rows["diagnosis"], people).run_)
     assert runs[0] != runs[1]
+
+
+def test_images_of_one_participant_are_told_apart_and_stay_together(train, tmp_path):
+    rows = train.groupby("diagnosis").head(8)
+    people = rows.groupby("diagnosis").cumcount() // 2
+    given = pd.DataFrame({"Participant_ID": rows["diagnosis"].str[0] + people.astype(str)})
+    settings = {**SETTINGS, "volumes.normative.folds": 2}
+    estimator = small(work_dir=tmp_path, settings=settings)
+    images = list(rows["image_path"])
+    factors = estimator.fit_transform(images, rows["diagnosis"], given.assign(age=rows["age"]))
+    assert factors.shape == (16, 3)
+    table = read_manifest(estimator.run_ / "data/manifest.tsv")
+    assert table["participant_id"].tolist() == given["Participant_ID"].tolist()
+    assert table.groupby("participant_id")["run"].agg("".join).eq("12").all()
+    sessions = given.assign(session_id=given.groupby("Participant_ID").cumcount())
+    assert "run" not in _tabulate(images, _name_columns(sessions), tmp_path)
+
+
+def test_what_is_wrong_with_covariates_is_said_of_them(train, tmp_path):
+    wrong = pd.DataFrame({"age": ["old", *train["age"].astype(str)[1:]]})
+    with pytest.raises(ManifestError, match=r'covariates, row 2, .*column "age".*got "old"') as error:
+        small(work_dir=tmp_path).fit(list(train["image_path"]), train["diagnosis"], wrong)
+    assert "manifest.tsv" not in str(error.value)
 
 
 @pytest.mark.slow
@@ -203,6 +233,22 @@ def test_covariates_are_routed_and_turn_the_reference_on(train, test, work):
         assert pipeline[0].run_ == estimator.run_
 
 
+def test_covariates_under_other_spellings_are_adjusted_for(train, test, tmp_path):
+    settings = {**SETTINGS, "volumes.normative.folds": 2}
+    spelt = {"age": " AGE", "sex": "Gender", "tiv": "TIV"}
+    given = train[COVARIATES].rename(columns=spelt)
+    estimator = small(work_dir=tmp_path, settings=settings).fit(list(train["image_path"]), train["diagnosis"], given)
+    assert estimator.covariates_ == COVARIATES
+    assert list(given) == list(spelt.values())
+    _, facts = load_checkpoint(RunDir(estimator.run_).reference)
+    assert {"age", "sex", "tiv"} <= set(re.findall(r"[a-z]+", str(facts["design"])))
+    images = list(test["image_path"])
+    spelling = estimator.transform(images, test[COVARIATES].rename(columns=spelt))
+    np.testing.assert_array_equal(spelling, estimator.transform(images, test[COVARIATES]))
+    older = estimator.transform(images, test[COVARIATES].assign(age=test["age"] + 30))
+    assert np.abs(spelling - older).max() > 1e-4
+
+
 @pytest.mark.slow
 def test_scores_route_covariates_row_by_row(train, tmp_path):
     settings = {**SETTINGS, "volumes.normative.folds": 2}
@@ -244,10 +290,29 @@ def test_a_missing_label_is_nobodys_patient(unknown):
 
 
 @pytest.mark.parametrize("column", ["diagnosis", "image_path", "split", "qc"])
-def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column):
-    table = train.assign(qc="pass")[["age", column]]
+@pytest.mark.parametrize("spell", [str, str.title])
+def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column, spell):
+    table = train.assign(qc="pass")[["age", column]].rename(columns={column: spell(column)})
     with pytest.raises(ManifestError, match=f'not covariates; got "{column}"'):
         small(work_dir=tmp_path).fit(list(train["image_path"]), train["diagnosis"], table)
+
+
+def test_ids_alone_are_nothing_to_adjust_for():
+    for columns in (["participant_id"], ["ParticipantID", "session_id", "family_id"]):
+        config = small()._configure(_name_columns(pd.DataFrame({name: ["a"] for name in columns})))
+        assert config.method.salient_input == "plain"
+    assert small()._configure(pd.DataFrame({"age": [1.0]})).method.salient_input == Config().method.salient_input
+
+
+def test_covariates_that_say_nothing_or_twice_are_refused(train, tmp_path):
+    images, labels, table = list(train["image_path"]), train["diagnosis"], train[["age", "sex"]]
+    with pytest.raises(ManifestError, match='column "tiv": no value'):
+        small(work_dir=tmp_path).fit(images, labels, table.assign(tiv=np.nan))
+    with pytest.raises(ManifestError, match='column "age": column appears twice'):
+        small(work_dir=tmp_path).fit(images, labels, pd.concat([table, table[["age"]]], axis="columns"))
+    named = small(work_dir=tmp_path, settings={**SETTINGS, "volumes.normative.covariates": ["AGE"]})
+    with pytest.raises(ManifestError, match='column "AGE": no value'):
+        named.fit(images, labels, table)
 
 
 @pytest.mark.slow

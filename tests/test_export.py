@@ -21,8 +21,10 @@ from sepclr_med.cli import app
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.errors import ConfigError, RunError
 from sepclr_med.report.render import report
+from sepclr_med.report.sections.steps import describe_steps
 from sepclr_med.sharing.columns import cap_ages, find_identifying
 from sepclr_med.sharing.formulas import NUMBER, neutralise
+from sepclr_med.sharing.traces import look_for
 from sepclr_med.sharing.words import read_words
 
 USER, HOST = "zebedee.quux", "narwhal-7.clinic.example"
@@ -145,6 +147,40 @@ def test_files_that_cannot_be_cleaned_are_left_out_and_named(run, tmp_path):
     assert json.loads((tmp_path / "out/export.json").read_text())["LeftOut"] == expected
     assert not [name for name in expected if (tmp_path / "out" / name).exists()]
     assert (tmp_path / "out/embeddings/desc-salient_embedding.tsv").is_file()
+
+
+PATHS = (
+    *(
+        "/data/Mood Clinic/Huber 2019/m.tsv",
+        "../Huber private/m.tsv",
+        r"C:\Users\Ann Smith\study\m.tsv",
+        "~/my study/m.tsv",
+    ),
+    *("file:///home/ann/x/m.tsv", "C:/Users/Ann Smith/m.tsv", r"\\server\Ann Smith\m.tsv", "~ann/m.tsv", "/x/y/m.tsv"),
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_paths_are_cut_and_seen_whatever_they_look_like(path, tmp_path):
+    text = f"from {path} and/or a/b: read"
+    (tmp_path / "notes.md").write_text(text)
+    assert look_for({}).find(tmp_path / "notes.md") == ["a path of the disk"]
+    (tmp_path / "notes.md").write_text(look_for({}).cleaner(text)(text))
+    assert (tmp_path / "notes.md").read_text() == "from m.tsv and/or a/b: read"
+    assert look_for({}).find(tmp_path / "notes.md") == []
+
+
+@pytest.mark.parametrize("text", ["and/or", "3 / 4 of a/b", "~3/4", "https://a.org/b c/d", "m/s, 05/03/2019", r"\d\w"])
+def test_what_only_looks_like_a_path_stays(text):
+    assert look_for({}).cleaner(text)(text) == text
+
+
+@pytest.mark.parametrize("path", ["Mood Clinic/m.tsv", "Huber=2019/m.tsv", *PATHS])
+def test_a_recorded_command_is_shown_without_folders(path):
+    words = ["sepclr-med", "fit", path, f"--manifest={path}", f"--set=volumes.cache_dir={path}", "training.epochs=1"]
+    shown = json.dumps(describe_steps({"steps": [{"step": "fit", "command": words}], "files": []}))
+    assert "fit m.tsv --manifest=m.tsv --set=volumes.cache_dir=m.tsv training.epochs=1" in shown
+    assert "Huber" not in shown
 
 
 # ---------------------------------------------------------------- new ids
@@ -300,6 +336,12 @@ def test_bare_numbers_as_ids_are_mapped_where_they_are_ids_and_left_where_they_a
     assert set(people["participant_id"]) == set(ids["participant_id"].values())
 
 
+MONTHS_BY_NAME = (
+    *("1-Mar-2019", "Mar 5 2019", "March 5th, 2019", "5 March 2019", "01MAR2019", "5. März 2019", "12 août 2019"),
+    *("5-mar-19", "Tue, 5 Mar 2019 10:33", "Tue Mar  5 10:33:00 2019", "Mar-19", "März 2019", "1st of May 2019"),
+)
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
     [
@@ -309,10 +351,14 @@ def test_bare_numbers_as_ids_are_mapped_where_they_are_ids_and_left_where_they_a
         ("visit", ["01/03/2019", "x"]),
         ("visit", ["1.3.19", "x"]),
         ("visit", ["20190301", "20190302"]),
+        *(("visit", [written, "x"]) for written in MONTHS_BY_NAME),
         ("contact", ["a@b.org", None]),
         ("PostCode", ["1", "2"]),
         ("MRN", ["1", "2"]),
         ("story", ["He fell.", "She slept."] * 8 + [f"{i} words each" for i in range(20)]),
+        ("other", ["Huber", "Maier", "Ritter", "Vogt", "Wagner", "Weber"] + [None] * 94),
+        ("other", ["fell off the roof in Ghent"] + ["no"] * 99),
+        ("other", ["fell in Ghent", None]),
     ],
 )
 def test_a_column_that_identifies_is_seen(column, values):
@@ -329,11 +375,21 @@ def test_a_column_that_identifies_is_seen(column, values):
         ("iq", [str(value) for value in range(80, 110)]),
         ("site", ["Ghent", "Paris"] * 10),
         ("subtype", ["one", None]),
+        ("episode", ["single", "first of several ones", "later of several ones"] * 10),
+        ("drug", ["lithium", "valproate"] * 4 + [None] * 92),
+        ("empty", [None] * 20),
+        ("level", ["decile 10", "marker 12", "set 12", "3 months", "mai", "10 mg 20", "may"] * 4),
+        ("scanner", ["Siemens Prisma 3T"] + ["Siemens Trio Tim"] * 9),
         ("salient_000", ["0.12345678", "-12345.678"] * 10),
     ],
 )
 def test_a_clinical_column_stays(column, values):
     assert find_identifying(pd.DataFrame({column: values})) == {}
+
+
+def test_what_one_participant_alone_says_is_free_text_in_however_many_rows():
+    table = pd.DataFrame({"participant_id": ["a", "a", *"bcdefgh"], "event": ["fell in Ghent"] * 2 + ["no"] * 7})
+    assert find_identifying(table) == {"event": "free text"}
 
 
 def test_a_value_that_was_removed_is_not_told_elsewhere(run, tmp_path):
@@ -364,6 +420,21 @@ def test_ages_in_months_are_capped_as_months_and_others_stay():
     )
     assert capped.to_dict("list") == {"age_at_onset": ["90", "n/a"], "AgeMonths": ["1080", "95"], "dosage": ["95", "1"]}
     assert columns == ["age_at_onset", "AgeMonths"]
+
+
+@pytest.mark.parametrize("name", ["AGEyears", "ageyears", "Age2", "scanage", "AgeAtScan", "age_at_visit_2", "AGE"])
+def test_ages_are_capped_however_they_are_spelt(name):
+    assert cap_ages(pd.DataFrame({name: ["95", "41"]}))[0][name].tolist() == ["90", "41"]
+
+
+@pytest.mark.parametrize(
+    "name", ["age2", "age_2", "age_sq", "AgeSquared", "brain_age_gap", "age_z", "stage", "percentage"]
+)
+def test_what_is_made_of_ages_is_not_capped(name):
+    table = pd.DataFrame({name: ["9025", "1681"]})
+    capped, columns = cap_ages(table)
+    assert capped.equals(table)
+    assert columns == []
 
 
 # ---------------------------------------------------------------- formulas

@@ -240,6 +240,27 @@ def test_fingerprints_see_defaults_by_name_and_inherited_classes(monkeypatch, tm
         fingerprint({"file": stream})
 
 
+def test_lambdas_of_one_line_are_told_apart_in_every_process():
+    twice, thrice, a, b = lambda x: x * 2, lambda x: x * 3, lambda x: x.a, lambda x: x.b
+    assert inspect.getsource(twice) == inspect.getsource(b)
+    assert len({fingerprint(one) for one in (twice, thrice, a, b)}) == 4
+    # Also without a source; constants of a set, and code in code, look different in every process.
+    line = "f = lambda x: [(lambda z: z + 1)(y) for y in x if y in {'one', 'two', 'three'}]"
+    code = f"from sepclr_med.own_code import fingerprint; {line}; print(fingerprint(f))"
+    found = set()
+    for seed in "12":
+        seeded = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], env=seeded, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1
+
+
+def test_numbers_that_numpy_lacks_have_fingerprints():
+    ones = torch.ones(3, dtype=torch.bfloat16)
+    assert fingerprint({"w": ones}) == fingerprint({"w": ones.clone()})
+    assert fingerprint({"w": ones}) not in (fingerprint({"w": 2 * ones}), fingerprint({"w": ones.float()}))
+
+
 def test_a_trusted_package_does_not_lend_its_trust_to_what_it_imports(monkeypatch):
     monkeypatch.setenv("SEPCLR_MED_TRUSTED", "sepclr_med")
     code = OwnCode(python="sepclr_med.own_code:os.abort", sha256=fingerprint(os.abort))
@@ -294,6 +315,10 @@ def test_views_of_a_chain_depend_on_seed_and_place_only(config):
         ({"network": {"_target_": "DenseNet12"}}, 'did you mean "DenseNet'),
         ({"network": {"_target_": "os.system"}}, "no network of monai"),
         ({"network": {"_target_": "DenseNet121", "in_channels": "$print(1)"}}, "plain values only"),
+        ({"network": {"_target_": "get_pretrained_resnet_medicalnet", "resnet_depth": 10}}, "fetches no weights"),
+        ({"network": {"_target_": "monai.networks.nets.Transchex", "in_channels": 1}}, "fetches no weights"),
+        ({"network": {"_target_": "drop_connect"}}, "no network of monai"),
+        ({"network": {"_target_": "BlockArgs"}}, "no network of monai"),
         ({"network": {"_target_": "resnet18", "pretrained": True}}, "fetches no weights"),
         ({"network": {"_target_": "HoVerNet", "pretrained_url": "https://example.org/w.pt"}}, "fetches no weights"),
     ],

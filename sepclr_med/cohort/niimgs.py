@@ -31,8 +31,7 @@ def tabulate_images(images: Any, folder: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``participant_id`` and ``image_path``, and ``run`` where an image comes more than once. The same image
-        has the same id wherever it lies.
+        Columns ``participant_id`` and ``image_path``. The same image has the same id wherever it lies.
 
     Raises
     ------
@@ -59,9 +58,7 @@ def tabulate_images(images: Any, folder: str | Path) -> pd.DataFrame:
             problems.append(Problem(f"image {number}: {said}", got=got[:120], allowed=ALLOWED))
     if problems:
         raise VolumeError(f"{len(problems)} of the images cannot be used", problems)
-    table = pd.DataFrame(rows, columns=["participant_id", "image_path"])
-    again = table.groupby("participant_id").cumcount()
-    return table.assign(run=(again + 1).astype(str)) if again.any() else table
+    return pd.DataFrame(rows, columns=["participant_id", "image_path"])
 
 
 def list_images(images: Any) -> Sequence[Any]:

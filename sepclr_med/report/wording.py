@@ -10,9 +10,19 @@ from typing import Any
 MINUS = "\u2212"
 MISSING = "n/a"
 SMALLEST_P = 0.00005
-# Two parts at least, so that "and/or" and a lone "/" stay; not after a letter, a dot or "://".
-UNIX_PATH = re.compile(r"(?<![\w.:/~])~?(?:/[^\s/\"',;:()<>]+){2,}/?")
-WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\[^\s\"',;<>]+")
+# A folder's name may hold blanks where a separator follows; none after a file's ending ("m.tsv and/or a/b").
+WORD = r"[^\s/\\\"',;:()<>]+"
+FOLDER = rf"{WORD}(?:(?<!\.[A-Za-z]{{2}})(?<!\.[A-Za-z]{{3}})(?<!\.[A-Za-z]{{4}}) (?!and/or|n/a){WORD}){{0,3}}"
+# Two parts at least where nothing else tells a path, so that "and/or" and a lone "/" stay; not after a letter, a dot or
+# "://", but that of a file.
+UNIX_PATH = re.compile(
+    rf"(?<![\w.:/~])(?:(?:file:/{{2,3}})?[A-Za-z]:|file://[\w.-]*|~(?:[A-Za-z][\w.-]*)?|\.\.|(?=/{WORD}/{WORD}))"
+    rf"(?:/{FOLDER}(?=/))*/{WORD}/?"
+)
+WINDOWS_PATH = re.compile(rf"(?:\b[A-Za-z]:|(?<![\w\\])\\(?=\\))(?:\\{FOLDER}(?=\\))*\\{WORD}\\?")
+SEPARATORS = re.compile(r"[/\\]")
+# --manifest=, --set=volumes.cache_dir= or, of --set, volumes.cache_dir=
+OPTION = re.compile(r"^(?:--set=(?:[a-z_.]+=)?|--?[\w-]+=|[a-z_]+(?:\.[a-z_]+)+=)")
 HYPHENS = re.compile(r"(?<![\w.,)\]-])-(?=\d)")
 PARTICIPANT = re.compile(r"\bsub-[A-Za-z0-9]+(?:[_/][^\s,;:]*)?")
 
@@ -177,15 +187,29 @@ def shorten(text: str, most: int) -> str:
 
 
 def without_paths(text: Any) -> str:
-    """Return a text in which absolute paths of the user's disk are cut to their last part.
+    """Return a text in which absolute paths of the user's disk, and those that climb, are cut to their last part.
 
     Examples
     --------
     >>> without_paths("run /home/ann/study/recipe.yaml and/or https://arxiv.org/abs/1")
     'run recipe.yaml and/or https://arxiv.org/abs/1'
+    >>> without_paths("/data/Mood Clinic/Ann 2019/m.tsv: read, as file:///home/ann/x/y.nii and ~/my study/a.yaml")
+    'm.tsv: read, as y.nii and a.yaml'
     """
     cut = UNIX_PATH.sub(lambda found: found[0].rstrip("/").rsplit("/", 1)[-1], str(text))
     return WINDOWS_PATH.sub(lambda found: found[0].rstrip("\\").rsplit("\\", 1)[-1], cut)
+
+
+def without_folders(argument: str) -> str:
+    """Return a word of a command, of a path in it the last part only: where it is one whole, nothing is guessed.
+
+    Examples
+    --------
+    >>> [without_folders(word) for word in ("fit", "Mood Clinic/m.tsv", "--manifest=../Ann Huber/m.tsv", "age,sex")]
+    ['fit', 'm.tsv', '--manifest=m.tsv', 'age,sex']
+    """
+    value = OPTION.sub("", argument)
+    return argument.removesuffix(value) + SEPARATORS.split(value.rstrip("/\\"))[-1]
 
 
 def set_signs(text: str) -> str:

@@ -16,8 +16,16 @@ from sepclr_med.cohort.columns import PATHS, fold_name
 from sepclr_med.sharing.words import holds_text
 
 OLDEST_AGE = 89
+LONGEST_LIFE = 125
+# Ages as one word: dosage, stage and agency are none.
+AGE = re.compile(
+    r"(?:scan|mri|visit|onset|test|exam|entry|baseline|current|patient|subject|participant)?ages?(?:in)?"
+    r"(y|yrs?|years?|months?|weeks?|days?)?(?:at\w*)?\d?"
+)
+NO_AGE = {"sq", "squared", "square", "gap", "z"}
 PER_YEAR = {"month": 12.0, "months": 12.0, "week": 52.18, "weeks": 52.18, "day": 365.25, "days": 365.25}
 KEPT = ("participant_id", "session_id", "run", "family_id", "split", "fold", "model_id", "diagnosis", "sex", "qc")
+PLACES = ("site", "scanner")
 # Attributes of DICOM that name a person, a visit or an object of one, PS3.15 annex E.
 DICOM = {
     *("patientname", "patientid", "patientbirthdate", "patientbirthtime", "patientaddress", "patientsname"),
@@ -40,16 +48,28 @@ NAMES = {
     "free text": {"comment", "comments", "remark", "remarks", "note", "notes", "text"},
 }
 UID = re.compile(r"(?<![\d.])(?=[\d.]{20,}|1\.2\.840\.)[0-2](?:\.(?:0|[1-9]\d*)){4,}(?![\d.]*\d)")
+# How months begin in English, German, French, Spanish, Italian and Dutch.
+MONTH = (
+    r"(?:jan|gen|ene|feb|f[ée]v|m[aä]r|mrt|maa|apr|avr|abr|ma[iyg]|mei|jui?n|giu|juil?|lug|aug|ao[uû]|ago|sep|sett|o[ck]t"
+    r"|ott|nov|de[cz]|d[ée]c|dic)"
+)
+MONTH_WORD, DAY, YEAR, APART = rf"{MONTH}[^\W\d_]*", r"\d{1,2}(?:st|nd|rd|th)?", r"(?:19|20)?\d\d", r"[-/.,\s]*"
+WEEKDAY, TIME = r"(?:[^\W\d_]{2,10}[.,]*\s+)?", r"(?:[\s,T].*)?"
 VALUES = {
     "dates": re.compile(
         r"(?:19|20)\d\d[-/]\d{1,2}(?:[-/]\d{1,2}.*)?|(?:19|20)\d\d\.\d{1,2}\.\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d\d(?:\s.*)?"
         r"|(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\.0*)?"
+        rf"|{WEEKDAY}{DAY}{APART}(?:of\s+)?{MONTH_WORD}{APART}{YEAR}{TIME}"
+        rf"|{WEEKDAY}{MONTH_WORD}{APART}{DAY}[-/.,\s]+(?:[\d:]+\s+)?{YEAR}{TIME}"
+        rf"|{MONTH_WORD}{APART}(?:19|20)\d\d|{MONTH}[-/.'’\s]+\d\d",
+        re.IGNORECASE,
     ),
     "unique identifiers": UID,
     "e-mail addresses": re.compile(r"\S+@\S+\.\w+"),
 }
 MOST_DISTINCT = 0.5
 FEW_ROWS = 8
+WORDS_OF_A_TEXT = 3
 LONG_NUMBER = re.compile(r"\d{5,}(?:\.0*)?")
 
 
@@ -82,7 +102,8 @@ def find_identifying(table: pd.DataFrame) -> dict[str, str]:
     >>> find_identifying(table)
     {'scan': 'holds dates', 'initials': 'a name'}
     """
-    reasons = {name: _judge(name, table[name].dropna()) for name in table.columns if name not in KEPT}
+    people = table.get("participant_id", pd.Series(table.index, table.index))
+    reasons = {name: _judge(name, table[name], people) for name in table.columns if name not in KEPT}
     return {name: reason for name, reason in reasons.items() if reason} | find_dicom(table)
 
 
@@ -97,13 +118,10 @@ def cap_ages(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """
     capped, changed = table.copy(), []
     for column in table.columns:
-        words = split_name(column)
-        if "age" not in words and "ages" not in words:
-            continue
-        unit = max((PER_YEAR.get(word, 1.0) for word in words), default=1.0)
-        old = pd.to_numeric(table[column], errors="coerce") > OLDEST_AGE * unit
-        if old.any():
-            capped[column] = table[column].mask(old, f"{(OLDEST_AGE + 1) * unit:.0f}")
+        values = pd.to_numeric(table[column], errors="coerce")
+        unit = _age_unit(str(column), values)
+        if unit is not None and (values > OLDEST_AGE * unit).any():
+            capped[column] = table[column].mask(values > OLDEST_AGE * unit, f"{(OLDEST_AGE + 1) * unit:.0f}")
             changed.append(str(column))
     return capped, changed
 
@@ -119,7 +137,19 @@ def split_name(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", str(name))]
 
 
-def _judge(name: str, cells: pd.Series) -> str:
+def _age_unit(name: str, values: pd.Series) -> float | None:
+    """Return how many of a column's unit are a year; None for a column that holds no ages."""
+    words, spelt = set(split_name(name)), AGE.fullmatch(fold_name(name))
+    if not spelt and not words & {"age", "ages"}:
+        return None
+    unit = max(PER_YEAR.get(word, 1.0) for word in {*words, *(spelt.groups() if spelt else ())})
+    # age2 is an age at a second visit, or its square, which nobody reaches.
+    squared = name.endswith("2") and values.max() > LONGEST_LIFE * unit
+    return None if squared or words & NO_AGE else unit
+
+
+def _judge(name: str, column: pd.Series, people: pd.Series) -> str:
+    cells = column.dropna()
     words = split_name(name)
     # PostCode, first_name: two words that are one elsewhere.
     said = {*words, *map("".join, pairwise(words))}
@@ -129,8 +159,15 @@ def _judge(name: str, cells: pd.Series) -> str:
     if reason or (numbers.notna().all() and (numbers % 1 != 0).any()):
         return reason
     reason = next((f"holds {what}" for what, p in VALUES.items() if cells.map(_whole(p)).any()), "")
-    if reason or len(cells) < FEW_ROWS:
+    if reason:
         return reason
+    # What several participants share is a class.
+    long = cells[cells.str.split().str.len() >= WORDS_OF_A_TEXT]
+    if name not in PLACES and people[long.index].groupby(long).nunique().eq(1).any():
+        return "free text"
+    # Rows, not cells: a text of each of six participants identifies them among a hundred.
+    if len(column) < FEW_ROWS or cells.empty:
+        return ""
     if not numbers.notna().any() and cells.nunique() > MOST_DISTINCT * len(cells):
         return "text that differs between participants"
     if cells.is_unique and cells.map(_whole(LONG_NUMBER)).all():

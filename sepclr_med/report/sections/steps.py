@@ -9,7 +9,7 @@ from typing import Any
 from sepclr_med.report import blocks
 from sepclr_med.report.collect import dig
 from sepclr_med.report.tables import Column, make_table, text_column
-from sepclr_med.report.wording import as_number, format_seconds, without_paths
+from sepclr_med.report.wording import as_number, format_seconds, without_folders
 
 RESULTS = (
     ("data/manifest.tsv", "every image with its participant, split and variables"),
@@ -90,7 +90,7 @@ def _step_table(steps: list[dict[str, Any]]) -> blocks.Block | None:
 def _command(parts: Any) -> str:
     if not isinstance(parts, list):
         return ""
-    return shlex.join(without_paths(part) for part in map(str, parts))
+    return shlex.join(without_folders(part) for part in map(str, parts))
 
 
 def _version_table(steps: list[dict[str, Any]]) -> blocks.Block | None:
