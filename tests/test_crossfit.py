@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sepclr_med import load_config, read_manifest, simulate, write_manifest
+from sepclr_med import explain, load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.alignment import align, align_tables
 from sepclr_med.analysis.norms import load_norms
 from sepclr_med.checkpoint import load_checkpoint
@@ -368,6 +368,14 @@ def test_new_people_of_a_new_site_are_placed_among_those_embedded_out_of_fold(co
     again = embed_new(run, new, tmp_path / "again", site_effect=tmp_path / "out" / SITE_FILE)
     ours, theirs = (tables["salient"][factor_columns(tables["salient"])] for tables in (found.tables, again.tables))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_factors_are_mapped_over_everyone_without_a_sensitivity_of_one_encoder(run):
+    found = explain(run, factors=["canonical_000"], n_permutations=99, tfce=False, n_jobs=1)
+    assert found["n"].tolist() == [27]
+    assert np.isfinite(found["max_t"]).all()
+    assert found["random_correlation"].isna().all()
+    assert any("means over several encoders" in note for note in found.attrs["notes"])
 
 
 def test_from_the_command_line(cohort, run, tmp_path, run_verb):

@@ -32,6 +32,10 @@ FREE = (
     "p_within_site permutes within sites."
 )
 
+SEVERAL = (
+    "The factors of a cross-fit are means over several encoders: there are voxelwise maps, but no sensitivity of one."
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,8 +59,9 @@ def explain(
 ) -> pd.DataFrame:
     """Map factors of a run onto the brain and write ``RUN_DIR/maps``.
 
-    Two questions are asked of each factor among target participants. *Which voxels go with it*: regression of the
-    preprocessed images on the factor and the covariates, with p-values corrected over the brain by permutation
+    Two questions are asked of each factor among target participants, of a cross-fit the first alone. *Which voxels go
+    with it*: regression of the preprocessed images on the factor and the covariates, with p-values corrected over the
+    brain by permutation
     (:func:`sepclr_med.anatomy.voxelwise.map_factor`). *What does the encoder read*: integrated gradients and occlusion,
     beside those of a network with random weights (:func:`sepclr_med.anatomy.sensitivity.explain_factors`). On simulated
     cohorts both are compared with what was planted.
@@ -135,10 +140,17 @@ def explain(
     labelled = read_atlas(atlas, atlas_labels, images.mask, images.affine) if atlas and images.template else None
     folder = find_truth(run.path, list(manifest["image_path"].astype(str))) if images.template else None
     truth = read_truth(folder, images.mask, images.affine) if folder else {}
-    attributions = map_sensitivity(run, config, tables, images, manifest, sample, mapped, sensitivity, n_images, seed)
+    several = run.cross_fit.is_file()
+    asked = () if several else sensitivity
+    attributions = map_sensitivity(run, config, tables, images, manifest, sample, mapped, asked, n_images, seed)
     settings = MapSettings(adjusted, n_permutations, tfce, alpha, seed, n_jobs)
     mapper = Mapper(run.path / "maps", images, sample, settings, labelled, truth)
-    notes = [*sealed, *sample.notes, *_remarks(images.template, n_permutations, sample.rows, mapped)]
+    notes = [
+        *sealed,
+        *sample.notes,
+        *([SEVERAL] if several else ()),
+        *_remarks(images.template, n_permutations, sample.rows, mapped),
+    ]
     entries = [mapper.map(factor, attributions.get(factor.name)) for factor in mapped]
     if not any(entry["files"] for entry in entries):
         raise UserError("explain: no map could be made:\n" + "\n".join(f"  {n}" for e in entries for n in e["notes"]))

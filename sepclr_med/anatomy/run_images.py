@@ -86,7 +86,9 @@ def open_images(run: RunDir, config: Config, manifest: pd.DataFrame, cache_dir: 
         raise UserError("explain: maps are made of 3-D images; this run is of 2-D ones")
     folder = Path(cache_dir) if cache_dir else cache_folder(run, config)
     cached = cache_volumes(manifest, config.volumes, folder, config.network.spatial_dims)
-    train = np.flatnonzero((manifest["split"] == "train").to_numpy() & (cached.rows >= 0))
+    # Everyone of a cross-fit is embedded by models that held them out, and nobody else is in its manifest.
+    known = True if run.cross_fit.is_file() else (manifest["split"] == "train").to_numpy()
+    train = np.flatnonzero(known & (cached.rows >= 0))
     if not train.size:
         raise UserError("explain: no training image is left to make a mask from")
     mean = mean_volume(cached, train)
