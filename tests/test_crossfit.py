@@ -371,7 +371,7 @@ def test_new_people_of_a_new_site_are_placed_among_those_embedded_out_of_fold(co
 
 
 def test_factors_are_mapped_over_everyone_without_a_sensitivity_of_one_encoder(run):
-    found = explain(run, factors=["canonical_000"], n_permutations=99, tfce=False, n_jobs=1)
+    found = explain(run, factors=["salient_000"], n_permutations=99, tfce=False, n_jobs=1)
     assert found["n"].tolist() == [27]
     assert np.isfinite(found["max_t"]).all()
     assert found["random_correlation"].isna().all()
