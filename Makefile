@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/sepclr-med run pipelines/synthetic/recipe.yaml $(RUN)
 
+# One thread for each of two processes: more wait for one another.
+test: export OMP_NUM_THREADS = 1
 test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
