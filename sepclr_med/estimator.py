@@ -13,7 +13,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from sepclr_med.cohort.columns import recognise_columns
-from sepclr_med.cohort.covariates import refuse
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
-from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
-from sepclr_med.cohort.niimgs import tabulate_images
+from sepclr_med.cohort.manifest import manifest_hash, read_manifest
+from sepclr_med.cohort.niimgs import list_adjusted, name_covariates, require_values, tabulate_given
 from sepclr_med.config import Config, dump_config, load_config
 from sepclr_med.embedding import embed
 from sepclr_med.errors import ConfigError, ManifestError, Problem
@@ -37,13 +34,7 @@ from sepclr_med.rundir import RunDir, atomic_path
 from sepclr_med.training import fit
 
 BACKGROUND, TARGET = "control", "patient"
-# Stands for a file in messages about rows that come as a table.
-COVARIATES = "covariates"
 SPACES = {"salient": ("salient",), "common": ("common",), "both": ("common", "salient")}
-# Columns that say whose an image is; all others are adjusted for.
-IDENTITY = ("participant_id", "session_id", "family_id")
-# Columns of a manifest that say what is done with an image, or what is to be learned: nothing to adjust for.
-NO_COVARIATES = ("image_path", "mask_path", "diagnosis", "run", "qc", "split", "fold")
 
 
 class SepCLREstimator(TransformerMixin, BaseEstimator):
@@ -171,15 +162,15 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
         VolumeError, RunError
             As :func:`sepclr_med.fit`.
         """
-        covariates = _name_columns(covariates)
+        covariates = name_covariates(covariates)
         config = self._configure(covariates)
         labels = np.asarray(y) if y is not None else None
         is_target = find_targets(labels, self.background, self.target)
         work = self._open()
-        manifest = _tabulate(X, covariates, work, diagnosis=np.where(is_target, TARGET, BACKGROUND), split="train")
+        manifest = tabulate_given(X, covariates, work, np.where(is_target, TARGET, BACKGROUND))
         # Settings may name others.
-        adjusted = list(config.volumes.normative.covariates) if _adjusted_for(covariates) else []
-        _require_values(manifest, adjusted)
+        adjusted = list(config.volumes.normative.covariates) if list_adjusted(covariates) else []
+        require_values(manifest, adjusted)
         name = _name_run(manifest, config)
         run = work / "runs" / name
         # A search over what comes behind fits the same twice at once in several processes: one trains, the other waits.
@@ -217,7 +208,7 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
                 "transform(X, covariates=...), with set_transform_request(covariates=True) where scikit-learn calls it"
             )
             raise ManifestError("transform: no covariates", [Problem(f"fitted with {wanted}", fix=fix)])
-        return self._embed(_tabulate(X, _name_columns(covariates), self._open()))
+        return self._embed(tabulate_given(X, name_covariates(covariates), self._open()))
 
     def fit_transform(self, X: Any, y: Any, covariates: pd.DataFrame | None = None) -> np.ndarray:  # noqa: N803
         """Train on images, and return their factors; scores need images that were not trained on."""
@@ -279,7 +270,7 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
             "training.accelerator": self.device,
             "training.seed": self._seed(),
         }
-        if adjusted := _adjusted_for(covariates):
+        if adjusted := list_adjusted(covariates):
             given["volumes.normative.covariates"] = adjusted
         else:
             given["method.salient_input"] = "plain"
@@ -340,70 +331,6 @@ def _temporary_folder(owner: Any, prefix: str = "sepclr_med-") -> Path:
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _tabulate(images: Any, covariates: pd.DataFrame | None, work: Path, **columns: Any) -> pd.DataFrame:
-    """Return the manifest of images: read as any other, so that values are checked and understood as anywhere."""
-    table = tabulate_images(images, work / "images")
-    lengths = {"covariates": covariates, **{name: values for name, values in columns.items() if name != "split"}}
-    wrong = [
-        Problem(
-            f"{len(values)} rows of {'y' if name == 'diagnosis' else name}",
-            allowed=f"{len(table)}, as there are images",
-        )
-        for name, values in lengths.items()
-        if values is not None and len(values) != len(table)
-    ]
-    if wrong or table.empty:
-        raise ManifestError("images and tables do not agree", wrong or [Problem("no images", allowed="one or more")])
-    contents = table["participant_id"].tolist()
-    if covariates is not None:
-        table = table.assign(**{name: covariates[name].to_numpy() for name in covariates})
-    with tempfile.TemporaryDirectory(prefix="sepclr_med-") as folder:
-        path = write_manifest(_number_repeats(table).assign(**columns), Path(folder) / "manifest.tsv")
-        try:
-            manifest = read_manifest(path, required=["participant_id", "image_path"])
-        except ManifestError as error:
-            problems = [replace(problem, file=COVARIATES) for problem in error.problems]
-            raise ManifestError("covariates cannot be used", problems) from None
-    manifest.attrs.pop("ledger", None)
-    manifest.attrs["contents"] = contents
-    return manifest
-
-
-def _number_repeats(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a column ``run`` where a participant has several images of a session."""
-    key = [name for name in ("participant_id", "session_id") if name in table]
-    again = table[key].astype(str).groupby(key).cumcount()
-    return table.assign(run=(again + 1).astype(str)) if again.any() else table
-
-
-def _name_columns(covariates: Any) -> pd.DataFrame | None:
-    """Return covariates under the names that a manifest's reader gives their columns: ``Age`` is ``age``."""
-    if covariates is None:
-        return None
-    if not isinstance(covariates, pd.DataFrame):
-        raise ManifestError("covariates", [Problem(f"a {type(covariates).__name__}", allowed="a DataFrame")])
-    table = covariates.set_axis([str(name).strip() for name in covariates], axis="columns")
-    table = table.rename(columns=recognise_columns(table.columns, COVARIATES)[0])
-    twice = list(dict.fromkeys(table.columns[table.columns.duplicated()]))
-    problems = [Problem("column appears twice", column=name, fix="keep one of them") for name in twice]
-    if found := [name for name in table if name in NO_COVARIATES]:
-        fix = 'give what is adjusted for alone, such as covariates=table[["age", "sex", "site"]]'
-        problems.append(Problem("not covariates", got=", ".join(found), fix=fix))
-    refuse("covariates cannot be used", problems)
-    return table
-
-
-def _require_values(manifest: pd.DataFrame, names: list[str]) -> None:
-    """Refuse covariates that nothing could be adjusted for: a reference passes over them."""
-    fix = "fill the column, or leave it out"
-    empty = [name for name in names if name not in manifest or manifest[name].isna().all()]
-    refuse("covariates cannot be used", [Problem("no value", column=name, fix=fix) for name in empty])
-
-
-def _adjusted_for(covariates: pd.DataFrame | None) -> list[str]:
-    return [] if covariates is None else [name for name in covariates if name not in IDENTITY]
 
 
 def _as_yaml(key: str, value: Any) -> str:

@@ -62,7 +62,7 @@ def fit_reference(
     if n_controls < FEW_CONTROLS:
         logger.warning(
             "the normative reference has %d training controls to learn from, which is few: compare with --set "
-            "method.name=sepclr_paper, which read more of what was planted with 24 real ones (docs/ablation.md)",
+            "method.name=sepclr_paper, which did no worse with 24 real ones (docs/ablation.md)",
             n_controls,
         )
     in_sample = settings.folds == 1

@@ -23,7 +23,7 @@ from torch import nn
 
 from sepclr_med.checkpoint import load_checkpoint, load_weights, mend_latest, save_checkpoint
 from sepclr_med.cohort.labels import Labels, Wanted, encode_labels
-from sepclr_med.cohort.manifest import manifest_hash
+from sepclr_med.cohort.manifest import assign_roles, manifest_hash
 from sepclr_med.cohort.trainable import require_both_groups, require_trainable
 from sepclr_med.config import Config
 from sepclr_med.curves import draw_progress
@@ -211,7 +211,7 @@ def require_same_images(run: RunDir, manifest: pd.DataFrame, config: Config) -> 
     RunError
         When files hold something else than those it was trained on, as far as they and the cache are still there.
     """
-    used = _used_rows(manifest, require_trainable(manifest, config))
+    used = _used_rows(manifest, assign_roles(manifest, config.cohort.background, config.cohort.target))
     keys = identify_volumes(used, config.volumes, cache_folder(run, config), config.network.spatial_dims)
     facts = load_checkpoint(run.checkpoint())[1]
     if keys is not None and _hash_keys(keys) != facts.get("volumes_sha256"):

@@ -23,9 +23,10 @@ from sepclr_med import SepCLREstimator, embed, read_manifest, simulate
 from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
+from sepclr_med.cohort.niimgs import name_covariates, tabulate_given
 from sepclr_med.config import Config
 from sepclr_med.errors import ConfigError, ManifestError, UserError, VolumeError
-from sepclr_med.estimator import _name_columns, _tabulate, pack_run
+from sepclr_med.estimator import pack_run
 from sepclr_med.rundir import RunDir
 
 SETTINGS = {"network.width": 2, "training.threads": 1, "evaluation.voxel_pca_components": 3}
@@ -145,7 +146,7 @@ def test_images_of_one_participant_are_told_apart_and_stay_together(train, tmp_p
     assert table["participant_id"].tolist() == given["Participant_ID"].tolist()
     assert table.groupby("participant_id")["run"].agg("".join).eq("12").all()
     sessions = given.assign(session_id=given.groupby("Participant_ID").cumcount())
-    assert "run" not in _tabulate(images, _name_columns(sessions), tmp_path)
+    assert "run" not in tabulate_given(images, name_covariates(sessions), tmp_path)
 
 
 def test_what_is_wrong_with_covariates_is_said_of_them(train, tmp_path):
@@ -299,7 +300,7 @@ def test_columns_that_are_no_covariates_are_refused(train, tmp_path, column, spe
 
 def test_ids_alone_are_nothing_to_adjust_for():
     for columns in (["participant_id"], ["ParticipantID", "session_id", "family_id"]):
-        config = small()._configure(_name_columns(pd.DataFrame({name: ["a"] for name in columns})))
+        config = small()._configure(name_covariates(pd.DataFrame({name: ["a"] for name in columns})))
         assert config.method.salient_input == "plain"
     assert small()._configure(pd.DataFrame({"age": [1.0]})).method.salient_input == Config().method.salient_input
 
