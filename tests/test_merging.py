@@ -3,7 +3,7 @@ import pytest
 
 from sepclr_med import read_manifest, write_manifest
 from sepclr_med.cohort.ledger import seal
-from sepclr_med.cohort.merging import append_rows, label_dataset
+from sepclr_med.cohort.merging import append_rows, label_dataset, require_place
 from sepclr_med.errors import ManifestError
 
 
@@ -31,6 +31,11 @@ def test_two_people_never_become_one(tmp_path):
     with pytest.raises(ManifestError, match=r"sub-02.*--prefix"):
         append_rows(path, dataset(tmp_path / "b", ["sub-02", "sub-03"]))
     assert path.read_bytes() == before
+
+
+def test_rows_are_added_or_replaced_never_both(tmp_path):
+    with pytest.raises(ManifestError, match="take one"):
+        require_place(tmp_path / "manifest.tsv", append=True, overwrite=True)
 
 
 def test_families_of_two_datasets_never_become_one(tmp_path):

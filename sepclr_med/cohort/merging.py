@@ -25,11 +25,14 @@ def require_place(path: str | Path, append: bool = False, overwrite: bool = Fals
     Raises
     ------
     ManifestError
-        When a file is there and neither is asked for.
+        When a file is there and neither is asked for, or both are.
     RunError
         When a ledger lies beside it.
     """
     require_unsealed(path)
+    if append and overwrite:
+        fix = "--append keeps the rows that are there, --overwrite does not: take one"
+        raise ManifestError(f"{path}: nothing was written", [Problem("both add and replace", str(path), fix=fix)])
     if Path(path).exists() and not append and not overwrite:
         fix = "--append adds the rows to it, --overwrite replaces it with any division it has; or another name (-o)"
         raise ManifestError(f"{path}: nothing was written", [Problem("is there already", str(path), fix=fix)])

@@ -20,10 +20,14 @@ LONGEST_LIFE = 125
 # Ages as one word: dosage, stage and agency are none.
 AGE = re.compile(
     r"(?:scan|mri|visit|onset|test|exam|entry|baseline|current|patient|subject|participant)?ages?(?:in)?"
-    r"(y|yrs?|years?|months?|weeks?|days?)?(?:at\w*)?\d?"
+    r"(y|yrs?|years?|mos?|mths?|months?|wks?|weeks?|days?)?(?:at\w*)?\d?"
 )
 NO_AGE = {"sq", "squared", "square", "gap", "z"}
-PER_YEAR = {"month": 12.0, "months": 12.0, "week": 52.18, "weeks": 52.18, "day": 365.25, "days": 365.25}
+PER_YEAR = {
+    **dict.fromkeys(("month", "months", "mo", "mos", "mth", "mths"), 12.0),
+    **dict.fromkeys(("week", "weeks", "wk", "wks"), 52.18),
+    **dict.fromkeys(("day", "days"), 365.25),
+}
 KEPT = ("participant_id", "session_id", "run", "family_id", "split", "fold", "model_id", "diagnosis", "sex", "qc")
 PLACES = ("site", "scanner")
 # Attributes of DICOM that name a person, a visit or an object of one, PS3.15 annex E.
@@ -112,9 +116,9 @@ def cap_ages(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
     Examples
     --------
-    >>> capped, columns = cap_ages(pd.DataFrame({"age": ["89.5", "41", None], "age_months": ["1104", "60", "7"]}))
-    >>> capped["age"].tolist()[:2], capped["age_months"].tolist(), columns
-    (['90', '41'], ['1080', '60', '7'], ['age', 'age_months'])
+    >>> capped, columns = cap_ages(pd.DataFrame({"age": ["89.5", "41", None], "age_mo": ["1104", "60", "7"]}))
+    >>> capped["age"].tolist()[:2], capped["age_mo"].tolist(), columns
+    (['90', '41'], ['1080', '60', '7'], ['age', 'age_mo'])
     """
     capped, changed = table.copy(), []
     for column in table.columns:
