@@ -177,7 +177,7 @@ def in_force(name: str | None, rows: pd.DataFrame, epochs: int, batch_size: int)
             is_target = (rows["diagnosis"] == "patient").to_numpy()
             LateObjective.n_steps = epochs * len(draw_batches(is_target, batch_size, 0, 0))
         elif name == "shifted_views":
-            stack.enter_context(patch.object(VolumeReader, "_finish", repeat_plain))
+            stack.enter_context(patch.object(VolumeReader, "finish", repeat_plain))
             stack.enter_context(patch.object(Tools, "render", render_shifted))
         elif name:
             stack.enter_context(patch("sepclr_med.epochs.draw_batches", BATCHES[name](rows)))
