@@ -36,8 +36,13 @@ def test_every_benchmark_runs(tmp_path):
 
 ABLATION = BENCHMARK.parents[1] / "ablation"
 TINY = {
-    **{"training.epochs": 1, "training.threads": 1, "training.batch_size": 16, "volumes.spacing": 12},
-    **{"cohort.simulate.spacing": 12, "cohort.simulate.n_train": 48, "cohort.simulate.n_test": 24},
+    "training.epochs": 1,
+    "training.threads": 1,
+    "training.batch_size": 16,
+    "volumes.spacing": 12,
+    "cohort.simulate.spacing": 12,
+    "cohort.simulate.n_train": 48,
+    "cohort.simulate.n_test": 24,
 }
 
 
