@@ -11,7 +11,8 @@ from torch import nn
 
 from sepclr_med.checkpoint import fitting, load_checkpoint, save_checkpoint
 from sepclr_med.inference import represent
-from sepclr_med.methods.erasure import Erasure, fit_erasure, leading_scores
+from sepclr_med.methods.erasure import Erasure, fit_erasure, fit_truncation, leading_scores
+from sepclr_med.settings import MethodConfig
 from sepclr_med.volumes.reader import VolumeReader
 
 BATCH = 64
@@ -23,9 +24,9 @@ def fit_erasures(
     read: VolumeReader,
     rows: np.ndarray,
     columns: np.ndarray,
-    n_salient_axes: int,
+    method: MethodConfig,
 ) -> None:
-    """Fit and save what is erased: columns from the salient space, leading salient axes from the common one.
+    """Fit and save what is taken out: of the salient space columns and trailing axes, of the common one leading axes.
 
     Parameters
     ----------
@@ -38,16 +39,20 @@ def fit_erasures(
         Training targets.
     columns : array of shape (n, p)
         Coded columns; none are erased where p is 0.
-    n_salient_axes : int
-        Leading principal axes of the salient space of these rows.
+    method : MethodConfig
+        ``erase_salient`` and ``salient_variance`` count.
     """
     batches = [rows[start : start + BATCH] for start in range(0, rows.size, BATCH)]
     found = represent(network, read.stream(batches))
     erasures: dict[str, Erasure] = {}
     if columns.shape[1]:
         erasures["salient"] = fit_erasure(found["salient"], columns)
-    if n_salient_axes and "common" in found:
-        erasures["common"] = fit_erasure(found["common"], leading_scores(found["salient"], n_salient_axes))
+    if method.salient_variance < 1:
+        left = erase(found, erasures)["salient"]
+        trailing = fit_truncation(left, method.salient_variance)
+        erasures["salient"] = erasures["salient"].then(trailing) if columns.shape[1] else trailing
+    if method.erase_salient and "common" in found:
+        erasures["common"] = fit_erasure(found["common"], leading_scores(found["salient"], method.erase_salient))
     arrays = {
         f"{space}.{name}": torch.from_numpy(getattr(erasure, name))
         for space, erasure in erasures.items()

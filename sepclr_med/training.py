@@ -343,7 +343,7 @@ def _fit_erasures(read: VolumeReader, state: TrainingState, cohort: Cohort, conf
     known = np.concatenate([np.empty((rows.size, 0)), *columns], axis=1)
     for which in _embeddable(run):
         load_weights(state.network, load_checkpoint(run.checkpoint(which))[0], run.checkpoint(which))
-        fit_erasures(run.erasure(which), state.network.eval(), read, rows, known, config.method.erase_salient)
+        fit_erasures(run.erasure(which), state.network.eval(), read, rows, known, config.method)
 
 
 def _embeddable(run: RunDir) -> list[str]:

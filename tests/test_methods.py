@@ -823,6 +823,29 @@ def test_what_is_erased_is_fitted_for_each_set_of_weights(two_disorders, tmp_pat
     assert "nothing is erased" in caplog.text
 
 
+def test_of_the_salient_space_only_leading_axes_of_patients_are_exported(cohort, runs, tmp_path):
+    extra = ["method.name=pca", "method.salient_dim=8"]
+    plain = fit(cohort, load_config(overrides=[*SETTINGS, *extra]), runs / "pca_whole")
+    kept = fit(cohort, load_config(overrides=[*SETTINGS, *extra, "method.salient_variance=0.8"]), runs / "pca_leading")
+    both = fit(
+        cohort,
+        load_config(overrides=[*SETTINGS, *extra, "method.salient_variance=0.8", "method.erase=[age]"]),
+        runs / "pca_both",
+    )
+    rows = ((cohort["split"] == "train") & (cohort["diagnosis"] == "patient")).to_numpy()
+    whole, leading, erased = (embed(run)["salient"] for run in (plain, kept, both))
+    fitted = PCA(0.8, svd_solver="full").fit(numbers(whole)[rows])
+    assert 1 < fitted.n_components_ < 8
+    np.testing.assert_allclose(numbers(leading), fitted.inverse_transform(fitted.transform(numbers(whole))), atol=1e-4)
+    assert np.linalg.matrix_rank(np.cov(numbers(leading).T), tol=1e-6) == fitted.n_components_
+    assert explained(erased, {"age": cohort["age"].to_numpy()}, rows)[0] < 1e-6
+    assert np.linalg.matrix_rank(np.cov(numbers(erased).T), tol=1e-6) < 7
+    alone = embed(kept, cohort.iloc[:3].drop(columns=["age", "sex", "site"]), tmp_path / "three")["salient"]
+    np.testing.assert_allclose(numbers(alone), numbers(leading)[:3], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="leave it at 1 with attributes"):
+        load_config(overrides=[*SETTINGS, "method.salient_variance=0.8", "method.disorder_dim=2"])
+
+
 def test_erasing_more_directions_than_there_are_is_refused_before_training(cohort, tmp_path):
     with pytest.raises(ConfigError) as error:
         fit(cohort, load_config(overrides=[*SETTINGS, "method.erase=[age,sex,site]"]), tmp_path / "run")

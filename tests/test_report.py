@@ -623,6 +623,9 @@ def test_the_paragraph_on_the_representation_says_what_the_encoders_saw_and_what
     ):
         assert words in said
     facts |= {"pooled": [], "borrowed": {}, "n_components_asked": 24}
+    assert "were kept" not in said
+    data["config"]["method"] = method | {"erase": [], "salient_variance": 0.995}
+    assert "axes with 99.5% of training targets' variance were kept" in describe_model(data, str)
     data["config"]["method"] = method | {"name": "simclr", "erase": []}
     said = describe_model(data, str)
     assert "SimCLR" in said

@@ -24,13 +24,14 @@ from sklearn.decomposition import PCA
 
 from sepclr_med import read_manifest
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
-from sepclr_med.methods.erasure import fit_erasure
+from sepclr_med.methods.erasure import fit_erasure, fit_truncation
 from sepclr_med.rundir import write_table
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 AXES = (1, 2, 4, 8, 16)
+SHARES = (0.98, 0.99, 0.995, 0.998)
 SHOWN = ("severity", "subtype", "age", "sex", "site")
-ERASED, KEPT = "erased", "leading axes kept"
+ERASED, KEPT, SHARE = "erased", "leading axes kept", "leading axes with a share of variance"
 
 
 def main() -> None:
@@ -67,6 +68,8 @@ def change(salient: pd.DataFrame, cohort: pd.DataFrame, column: str) -> Iterator
     scores = PCA().fit(values[fitted]).transform(values)
     for n in AXES:
         yield KEPT, n, salient.drop(columns=names).assign(**_named(scores[:, :n], names))
+    for share in SHARES:
+        yield SHARE, share, salient.assign(**_named(fit_truncation(values[fitted], share)(values), names))
 
 
 def _named(values: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:

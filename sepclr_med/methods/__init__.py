@@ -46,7 +46,8 @@ def build_network(config: Config, in_channels: int = 1, spatial_size: tuple[int,
 
 def erases(config: Config) -> bool:
     """Say whether something is taken out of the exported spaces."""
-    return bool(config.method.erase or config.method.erase_salient)
+    method = config.method
+    return bool(method.erase or method.erase_salient or method.salient_variance < 1)
 
 
 def needs_reference(config: Config) -> bool:

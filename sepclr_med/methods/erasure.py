@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.decomposition import PCA
 
 SMALLEST_SHARE = 1e-6
 
@@ -26,6 +27,11 @@ class Erasure:
         """Return features of shape (n, d) without what was erased, in their own type."""
         return (features - (features - self.centre) @ self.projection.T).astype(features.dtype)
 
+    def then(self, other: Erasure) -> Erasure:
+        """Return both as one, this first; they have one centre."""
+        left = np.eye(len(self.projection)) - self.projection
+        return Erasure(self.centre, np.eye(len(left)) - (np.eye(len(left)) - other.projection) @ left)
+
 
 def leading_scores(features: np.ndarray, k: int) -> np.ndarray:
     """Return the scores of the k leading principal axes, (n, k).
@@ -37,6 +43,29 @@ def leading_scores(features: np.ndarray, k: int) -> np.ndarray:
     """
     centred = features.astype(float) - features.mean(axis=0)
     return centred @ np.linalg.svd(centred, full_matrices=False)[2][:k].T
+
+
+def fit_truncation(features: np.ndarray, share: float) -> Erasure:
+    r"""Take out all but the leading principal axes that hold a share of the variance.
+
+    .. math:: r(x) = \bar x + V V^T (x - \bar x)
+
+    with V the fewest leading principal axes that hold it.
+
+    Parameters
+    ----------
+    features : array of shape (n, d)
+    share : float
+        Above 0, below 1.
+
+    Examples
+    --------
+    >>> rows = np.array([[3.0, 0.1], [-3.0, 0.1], [3.0, -0.1], [-3.0, -0.1]])
+    >>> fit_truncation(rows, 0.99)(rows).round(6).tolist()
+    [[3.0, 0.0], [-3.0, 0.0], [3.0, 0.0], [-3.0, 0.0]]
+    """
+    fitted = PCA(share, svd_solver="full").fit(features.astype(float))
+    return Erasure(fitted.mean_, np.eye(features.shape[1]) - fitted.components_.T @ fitted.components_)
 
 
 def fit_erasure(features: np.ndarray, columns: np.ndarray) -> Erasure:

@@ -153,9 +153,10 @@ def _erased(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
     said = [f"of {say_list(columns)} from the salient space"] if columns else []
     if axes and dig(config, "method", "name", default="sepclr") in TWO_SPACES:
         said.append(f"of the {plural(axes, 'leading axis', 'leading axes')} of the salient space from the common one")
-    if not said:
-        return ""
-    return f"What a straight line could read {say_list(said)} was erased, fitted on training targets [[leace]]."
+    erased = f"What a straight line could read {say_list(said)} was erased, fitted on training targets [[leace]]."
+    share = as_number(dig(config, "method", "salient_variance", default=1)) or 1
+    kept = f"Of the salient space the leading principal axes with {share:.1%} of training targets' variance were kept."
+    return " ".join([erased] * bool(said) + [kept] * (share < 1))
 
 
 def _cross_fit(data: Mapping[str, Any]) -> str:
