@@ -29,7 +29,7 @@ from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.cohort.trainable import require_trainable
 from sepclr_med.config import Config, dump_config
 from sepclr_med.errors import ConfigError, PreemptedError, Problem, RunError
-from sepclr_med.methods import needs_reference
+from sepclr_med.methods import needs_reference, salient_share
 from sepclr_med.occupancy import working_in
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_json, write_text
@@ -185,7 +185,8 @@ def cross_fit(
     with working_in(run.path):
         planned = plan_cross_fit(manifest, config, run_dir, n_folds, n_seeds, overwrite)
         failed = _train_missing(run, config, planned, jobs, say)
-    record_step(run.provenance, "fit", started, {"jobs": [job.name for job in planned], "failed": failed})
+    facts = {"jobs": [job.name for job in planned], "salient_variance": salient_share(config)}
+    record_step(run.provenance, "fit", started, {**facts, "failed": failed})
     if failed:
         lines = "\n".join(f"  {name}: {message}" for name, message in failed.items())
         raise RunError(

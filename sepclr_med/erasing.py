@@ -12,7 +12,6 @@ from torch import nn
 from sepclr_med.checkpoint import fitting, load_checkpoint, save_checkpoint
 from sepclr_med.inference import represent
 from sepclr_med.methods.erasure import Erasure, fit_erasure, fit_truncation, leading_scores
-from sepclr_med.settings import MethodConfig
 from sepclr_med.volumes.reader import VolumeReader
 
 BATCH = 64
@@ -24,7 +23,8 @@ def fit_erasures(
     read: VolumeReader,
     rows: np.ndarray,
     columns: np.ndarray,
-    method: MethodConfig,
+    n_salient_axes: int,
+    salient_variance: float,
 ) -> None:
     """Fit and save what is taken out: of the salient space columns and trailing axes, of the common one leading axes.
 
@@ -39,20 +39,21 @@ def fit_erasures(
         Training targets.
     columns : array of shape (n, p)
         Coded columns; none are erased where p is 0.
-    method : MethodConfig
-        ``erase_salient`` and ``salient_variance`` count.
+    n_salient_axes : int
+        Leading principal axes of the salient space of these rows, taken out of the common one.
+    salient_variance : float
+        Share of variance whose leading axes the salient space keeps.
     """
     batches = [rows[start : start + BATCH] for start in range(0, rows.size, BATCH)]
     found = represent(network, read.stream(batches))
     erasures: dict[str, Erasure] = {}
     if columns.shape[1]:
         erasures["salient"] = fit_erasure(found["salient"], columns)
-    if method.salient_variance < 1:
-        left = erase(found, erasures)["salient"]
-        trailing = fit_truncation(left, method.salient_variance)
+    if salient_variance < 1:
+        trailing = fit_truncation(erase(found, erasures)["salient"], salient_variance)
         erasures["salient"] = erasures["salient"].then(trailing) if columns.shape[1] else trailing
-    if method.erase_salient and "common" in found:
-        erasures["common"] = fit_erasure(found["common"], leading_scores(found["salient"], method.erase_salient))
+    if n_salient_axes and "common" in found:
+        erasures["common"] = fit_erasure(found["common"], leading_scores(found["salient"], n_salient_axes))
     arrays = {
         f"{space}.{name}": torch.from_numpy(getattr(erasure, name))
         for space, erasure in erasures.items()

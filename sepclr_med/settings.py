@@ -281,9 +281,10 @@ class MethodConfig(Section):
     erase_salient: int = Field(2, ge=0)
     """Leading axes of the salient space that no straight line may read from the exported common space of training
     targets, erased likewise."""
-    salient_variance: float = Field(1.0, gt=0, le=1)
+    salient_variance: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     """Share of the salient variance of training targets that is exported, on its leading principal axes. What varies
-    least among patients is mostly error of the normative reference: sex and site (docs/ablation.md)."""
+    least among patients is mostly error of the normative reference: sex and site (docs/ablation.md). ``auto``: 0.995 in
+    ``sepclr`` on deviations, without ``attributes`` and ``disorder_dim``; else 1, everything."""
     disorder_dim: int = Field(0, ge=0)
     """Salient factors of each diagnosis of ``cohort.target`` alone, beside those that all patients share."""
     beta: float = Field(1.0, ge=0)
@@ -308,7 +309,7 @@ class MethodConfig(Section):
             raise ValueError(f"{len(self.attributes)} attributes need as many salient factors, not {self.salient_dim}")
         if self.name in TWO_SPACES and self.erase_salient >= self.common_dim:
             raise ValueError(f"erase_salient={self.erase_salient} leaves nothing of a common_dim of {self.common_dim}")
-        if self.salient_variance < 1 and (self.attributes or self.disorder_dim):
+        if self.salient_variance not in ("auto", 1) and (self.attributes or self.disorder_dim):
             raise ValueError("salient_variance mixes factors: leave it at 1 with attributes and with disorder_dim")
         return self
 

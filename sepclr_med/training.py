@@ -31,7 +31,7 @@ from sepclr_med.engine import average_buffers, on_first_process, start_processes
 from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
 from sepclr_med.erasing import fit_erasures
 from sepclr_med.errors import ConfigError, Problem, RunError
-from sepclr_med.methods import build_network, erases, find_method, needs_reference
+from sepclr_med.methods import build_network, erases, find_method, needs_reference, salient_share
 from sepclr_med.methods.shapes import count_salient
 from sepclr_med.networks import channels_last, checkpoint_activations
 from sepclr_med.occupancy import working_in
@@ -121,6 +121,7 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
         "resident": read.resident is not None,
         "precision": str(fabric._precision.precision),
         **hashes,
+        "salient_variance": salient_share(config),
         "n_train_background": int((~cohort.is_target[cohort.train]).sum()),
         "n_train_target": int(cohort.is_target[cohort.train].sum()),
         "n_val": int(cohort.val.size),
@@ -341,9 +342,10 @@ def _fit_erasures(read: VolumeReader, state: TrainingState, cohort: Cohort, conf
     places = [place for (purpose, _), place in cohort.labels.places.items() if purpose == "erase"]
     columns = [cohort.labels.numbers[rows][:, place] for place in places]
     known = np.concatenate([np.empty((rows.size, 0)), *columns], axis=1)
+    axes, share = config.method.erase_salient, salient_share(config)
     for which in _embeddable(run):
         load_weights(state.network, load_checkpoint(run.checkpoint(which))[0], run.checkpoint(which))
-        fit_erasures(run.erasure(which), state.network.eval(), read, rows, known, config.method)
+        fit_erasures(run.erasure(which), state.network.eval(), read, rows, known, axes, share)
 
 
 def _embeddable(run: RunDir) -> list[str]:

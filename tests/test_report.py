@@ -610,7 +610,12 @@ def test_the_paragraph_on_the_representation_says_what_the_encoders_saw_and_what
     method = {"name": "sepclr", "common_dim": 32, "salient_dim": 32, "erase": ["age"], "erase_salient": 2}
     facts = {"covariates": ["age", "site"], "n_background": 200, "n_components": 24, "pooled": ["site"]}
     facts["borrowed"] = {"age": 0.31, "sex": 0.0}
-    data = {"config": {"method": method}, "files": ["history.tsv"], "objects": {"reference": {"facts": facts}}}
+    data = {
+        "config": {"method": method},
+        "files": ["history.tsv"],
+        "objects": {"reference": {"facts": facts}},
+        "steps": [],
+    }
     said = describe_model(data, str)
     for words in (
         "200 training background images",
@@ -624,7 +629,7 @@ def test_the_paragraph_on_the_representation_says_what_the_encoders_saw_and_what
         assert words in said
     facts |= {"pooled": [], "borrowed": {}, "n_components_asked": 24}
     assert "were kept" not in said
-    data["config"]["method"] = method | {"erase": [], "salient_variance": 0.995}
+    data["steps"] = [{"step": "fit", "salient_variance": 0.995}, {"step": "link"}]
     assert "axes with 99.5% of training targets' variance were kept" in describe_model(data, str)
     data["config"]["method"] = method | {"name": "simclr", "erase": []}
     said = describe_model(data, str)

@@ -16,6 +16,8 @@ from torch import nn
 from sepclr_med.config import Config
 
 MODULES = {"sepclr_paper": "sepclr"}
+# Chosen on simulated cohorts, docs/ablation.md.
+LEADING_SHARE = 0.995
 
 
 def find_method(config: Config) -> ModuleType:
@@ -46,8 +48,22 @@ def build_network(config: Config, in_channels: int = 1, spatial_size: tuple[int,
 
 def erases(config: Config) -> bool:
     """Say whether something is taken out of the exported spaces."""
+    return bool(config.method.erase or config.method.erase_salient or salient_share(config) < 1)
+
+
+def salient_share(config: Config) -> float:
+    """Return the share of the salient variance whose leading axes are exported.
+
+    Examples
+    --------
+    >>> salient_share(Config())
+    0.995
+    """
     method = config.method
-    return bool(method.erase or method.erase_salient or method.salient_variance < 1)
+    if method.salient_variance != "auto":
+        return method.salient_variance
+    mixed = method.attributes or method.disorder_dim
+    return LEADING_SHARE if method.name == "sepclr" and needs_reference(config) and not mixed else 1.0
 
 
 def needs_reference(config: Config) -> bool:

@@ -48,7 +48,7 @@ def describe_model(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
     config = data["config"]
     if not any(file.startswith(("history.tsv", "embeddings/")) for file in data["files"]) or not config:
         return ""
-    parts = [_method(config, safe), _inputs(config, safe), _reference(data, safe), _erased(config, safe)]
+    parts = [_method(config, safe), _inputs(config, safe), _reference(data, safe), _erased(data, safe)]
     parts += [_training(config, safe), _cross_fit(data)]
     return "Representation. " + " ".join(part for part in parts if part)
 
@@ -147,14 +147,16 @@ def _borrowed(facts: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
     return said
 
 
-def _erased(config: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+def _erased(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
+    config = data["config"]
     columns = [safe(name) for name in dig(config, "method", "erase", default=[])]
     axes = as_number(dig(config, "method", "erase_salient", default=0)) or 0
     said = [f"of {say_list(columns)} from the salient space"] if columns else []
     if axes and dig(config, "method", "name", default="sepclr") in TWO_SPACES:
         said.append(f"of the {plural(axes, 'leading axis', 'leading axes')} of the salient space from the common one")
     erased = f"What a straight line could read {say_list(said)} was erased, fitted on training targets [[leace]]."
-    share = as_number(dig(config, "method", "salient_variance", default=1)) or 1
+    fits = [step for step in data["steps"] if step.get("step") == "fit"]
+    share = as_number(dig(fits[-1], "salient_variance")) or 1 if fits else 1
     kept = f"Of the salient space the leading principal axes with {share:.1%} of training targets' variance were kept."
     return " ".join([erased] * bool(said) + [kept] * (share < 1))
 
