@@ -104,7 +104,8 @@ class SepCLREstimator(TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    >>> from sepclr_med import simulate
+    >>> import tempfile
+    >>> from sepclr_med import SepCLREstimator, simulate
     >>> cohort = simulate(tempfile.mkdtemp(), n_train=16, n_test=4, spacing=12.0)
     >>> train, test = (cohort[cohort["split"] == part] for part in ("train", "test"))
     >>> estimator = SepCLREstimator(background="control", spacing=12.0, backbone="small", epochs=1, batch_size=8,

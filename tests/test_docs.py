@@ -56,6 +56,11 @@ def uses(text):
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=NAMES)
+def test_pages_made_of_the_program_say_what_it_is_now(path):
+    assert path.read_text(encoding="utf-8") == TEXTS[path], "python docs/_ext/program_pages.py"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=NAMES)
 def test_links_and_their_anchors_lead_somewhere(path):
     for target, anchor in re.findall(r"\]\((?![a-z]+:)([^)\s#]*)(?:#([^)\s]*))?\)", FENCES.sub("", TEXTS[path])):
         page = (path.parent / target).resolve() if target else path

@@ -34,6 +34,7 @@ def run(words, monkeypatch):
 
 def test_the_nine_commands_of_a_study_and_the_python_below_them(tmp_path, monkeypatch):
     simulate(tmp_path / "study", n_train=80, n_test=20, spacing=12.0, seed=2)
+    (tmp_path / "study" / "derivatives" / "simulated").rename(tmp_path / "study" / "derivatives" / "vbm")
     (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("sepclr-med")]

@@ -1,7 +1,9 @@
-"""Reference pages made of the program itself, at every build: the command line, and the configuration.
+"""Reference pages made of the program itself: the command line, and the configuration.
 
-A page says ``<!-- generated: command line -->`` or ``<!-- generated: configuration -->`` where the text belongs; on
-GitHub that line is not seen.
+    python docs/_ext/program_pages.py
+
+writes them anew. A page says ``<!-- generated: command line -->`` or ``<!-- generated: configuration -->`` where the
+text begins, which goes on to its end; every build of the site makes it anew as well.
 """
 
 from __future__ import annotations
@@ -156,12 +158,15 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
+PAGES = [Path(__file__).parents[1] / name for name in ("cli.md", "configuration.md")]
 MAKERS = {"command line": describe_commands, "configuration": describe_config}
 
 
 def fill_in(text: str) -> str:
-    """Return a page with its generated parts."""
-    return re.sub(r"<!-- generated: (.+?) -->", lambda found: MAKERS[found[1]](), text)
+    """Return a page whose generated part is that of the program as it is now."""
+    return re.sub(
+        r"(<!-- generated: (.+?) -->).*\Z", lambda found: f"{found[1]}\n\n{MAKERS[found[2]]()}\n", text, flags=re.DOTALL
+    )
 
 
 def _on_read(_app: Any, _name: str, content: list[str]) -> None:
@@ -172,3 +177,8 @@ def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("source-read", _on_read)
     return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(fill_in(page.read_text()))

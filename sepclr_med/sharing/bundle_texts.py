@@ -27,12 +27,12 @@ README = """\
 # SepCLR encoders
 
 A common and a salient encoder for {spatial_dims}-D images, trained with sepclr_med {version} (method `{method}`).
-The common space holds what patients and controls share, the salient space what varies among patients only. **For
-research, not for diagnosis or any decision about a person.**
+The common space holds what patients and controls share, the salient space is trained for what varies among patients
+alone. **For research, not for diagnosis or any decision about a person.**
 
 ## Embed new images
 
-Needs `pip install "sepclr-med[bundle]"`. In this folder:
+Needs `pip install "sepclr-med[bundle]"` (`pip install ".[bundle]"` in a checkout). In this folder:
 
     python -m monai.bundle run --config_file configs/inference.json --manifest new.tsv --output_dir embeddings
 
