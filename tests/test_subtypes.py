@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -94,11 +95,20 @@ CONTINUA = {
 def test_continua_are_not_cut_into_groups(shape, n):
     found, rows = find(CONTINUA[shape](n, np.random.default_rng(3)), max_groups=2)
     assert found.n_groups == 1, found.verdict
-    assert found.model == "continuum"
-    assert found.verdict.startswith(f"No evidence of groups: a continuum (n = {n} ")
+    assert found.model == "none"
+    assert found.verdict.startswith(f"No evidence of groups (n = {n} ")
     assert "no gap beyond that of a continuum" in found.verdict
     assigned = found.assign(rows)
     assert assigned[["group", "probability"]].isna().all().all()
+
+
+def test_a_high_silhouette_of_one_far_out_is_called_that():
+    cloud = np.random.default_rng(0).normal(size=(40, 3))
+    assert "outliers, no group" not in find(cloud, max_groups=2)[0].verdict
+    cloud[0] = 60.0
+    found, _ = find(cloud, max_groups=2)
+    assert found.n_groups == 1
+    assert re.search(r"The silhouette of 0\.9\d with 2 groups sets 1 participant apart", found.verdict)
 
 
 def test_k_means_always_cuts_and_one_gaussian_shows_that_it_means_nothing():

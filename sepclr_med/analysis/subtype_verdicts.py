@@ -1,4 +1,4 @@
-"""From criteria to an answer: how many groups, or why it is a continuum."""
+"""From criteria to an answer: how many groups, or what is missing for any."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ MIN_BOOTSTRAP = 0.7
 MIN_SPLIT_HALF = 0.5
 TIE = 0.03
 WIDEST_ANGLE = 120.0
+# Fewer than this, in participants or as a share, are outliers.
+FEWEST, FEWEST_SHARE = 3, 0.05
+ASKED = {"direction": "direction from the background", "position": "place in the space"}
 PLAIN = {"kmeans": "k-means", "gaussian_mixture": "Gaussian mixture"}
 
 
@@ -27,11 +30,11 @@ class Judgement:
     Parameters
     ----------
     n_groups : int
-        1 for a continuum.
+        1 where none were found.
     kind : str
         How groups were found.
     reasons : tuple of str
-        For a continuum: what was missing.
+        Where none were found: what was missing.
     notes : tuple of str
         What should be known beside the verdict.
     """
@@ -50,7 +53,7 @@ def judge(
     level: float,
     smallest: float,
 ) -> Judgement:
-    """Decide between groups and a continuum; all of the conditions must hold.
+    """Decide whether there are groups; all of the conditions must hold.
 
     Parameters
     ----------
@@ -122,10 +125,26 @@ def describe(
             f"a continuum, adjusted Rand index {line['stability_bootstrap']:.2f} between resamples and "
             f"{line['stability_split_half']:.2f} between halves."
         )
-    asked = " or ".join(gaps)
+    asked = " and by ".join(ASKED[name] for name in gaps)
     return (
-        f"No evidence of groups: a continuum (n = {n} target participants, asked by {asked}). "
-        f"Missing: {'; '.join(judged.reasons)}. Groups that overlap, or a group of few, would not be seen."
+        f"No evidence of groups (n = {n} target participants, sought by {asked}). "
+        f"Missing: {'; '.join(judged.reasons)}. "
+        f"Groups that overlap, or a group of few, would not be seen.{_say_outliers(criteria, n)}"
+    )
+
+
+def _say_outliers(criteria: pd.DataFrame, n: int) -> str:
+    """Say whose silhouette is high because a few lie far from the rest."""
+    few = criteria["smallest_share"] * n < max(FEWEST, FEWEST_SHARE * n)
+    high = criteria[(criteria["k"] > 1) & few & (criteria["silhouette"] > criteria["silhouette_null_95"])]
+    if high.empty:
+        return ""
+    line = high.loc[high["silhouette"].idxmax()]
+    apart = round(line["smallest_share"] * n)
+    people = "participant" if apart == 1 else "participants"
+    return (
+        f" The silhouette of {line['silhouette']:.2f} with {line['k']} groups sets {apart} {people} apart from the "
+        "others: outliers, no group."
     )
 
 

@@ -1,4 +1,4 @@
-"""Groups among target participants, or a continuum: asked with every doubt in favour of the continuum."""
+"""Groups among target participants: sought with every doubt in favour of one continuum."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Subtypes:
     Parameters
     ----------
     n_groups : int
-        1 for a continuum.
+        1 where none were found.
     model : str
-        ``kmeans``, ``gaussian_mixture``, or ``continuum``.
+        ``kmeans``, ``gaussian_mixture``, or ``none``.
     verdict : str
         The finding in words.
     criteria : DataFrame
@@ -45,7 +45,7 @@ class Subtypes:
     frame : Frame
         How factors become coordinates.
     groups : GroupModel or None
-        None for a continuum.
+        None where none were found.
     """
 
     n_groups: int
@@ -68,7 +68,7 @@ class Subtypes:
         Returns
         -------
         DataFrame
-            ``group`` (``group_1`` the largest; missing for a continuum), ``probability`` of that group,
+            ``group`` (``group_1`` the largest; missing where none were found), ``probability`` of that group,
             ``probability_group_1`` on, and where groups are directions ``distance`` from the background's centre in
             its standard deviations: near the background a direction means little.
 
@@ -140,9 +140,9 @@ def find_subtypes(
     Groups are claimed only when (1) a valley parts them that a continuum of the same shape rarely has
     (:func:`sepclr_med.analysis.subtype_gap.measure_gap`), (2) the best mixture needs more than one Gaussian by BIC,
     (3) their silhouette is beyond that of one Gaussian, (4) bootstrap resamples and halves of the participants find
-    them again and (5) none is smaller than ``min_share``. Otherwise the answer is a continuum, and the verdict says
-    what was missing. Where several numbers of groups pass, the
-    one found again most surely is taken, and the higher silhouette between equals.
+    them again and (5) none is smaller than ``min_share``. Otherwise none are found, which proves no continuum, and
+    the verdict says what was missing. Where several numbers of groups pass, the one found again most surely is taken,
+    and the higher silhouette between equals.
 
     With background rows two questions are asked, each at 0.025: do participants differ in *kind* (directions from the
     background: severity is the length, and takes no part), or in *position*. Directions are preferred when both pass.
@@ -279,7 +279,7 @@ def _result(
         "group_sizes": sizes,
         "notes": notes,
     }
-    model = judged.kind if groups is not None else "continuum"
+    model = judged.kind if groups is not None else "none"
     verdict = describe(judged, criteria, gaps, frame.geometry, len(target), sizes)
     return Subtypes(judged.n_groups, model, verdict, criteria, facts, names, frame, groups)
 
