@@ -601,7 +601,23 @@ def test_a_sentence_pays_for_every_set_of_tests_it_chooses_from():
     assert describe_links(links[:1], {"blocks": []})[0]["level"] == "good"
     said = describe_links(links, {"blocks": []})[0]
     assert said["level"] == "info"
-    assert "p = 0.06 corrected" in said["text"]
+    assert "p FDR times 2 sets = 0.06" in said["text"]
+
+
+def test_where_nothing_passes_the_nearest_factor_is_that_of_p_fwe():
+    row = {"factor": "salient_030", "space": "salient", "variable": "score", "effect": "r", "n": 10, "statistic": 0.67}
+    row |= {"estimate": -0.82, "ci_low": -0.97, "ci_high": -0.27, "p_value": 0.015, "p_free": 0.015, "p_fwe": 0.24}
+    row |= {"p_fdr": 0.70, "family": "clinical", "mde": 0.85}
+    other = {**row, "factor": "canonical_028", "space": "canonical", "p_fwe": 0.06, "p_fdr": 0.73, "estimate": -0.91}
+    said = describe_links(pd.DataFrame([row, other]), {"blocks": []})[0]["text"]
+    assert "nearest canonical_028: partial r -0.91" in said
+    assert "p FDR times 2 sets = 1.00" in said
+    # What passes comes first, though another set has a smaller p FWE.
+    passed = {**row, "p_fwe": 0.02, "p_fdr": 0.02}
+    other |= {"p_fwe": 0.01, "p_fdr": 0.12}
+    assert describe_links(pd.DataFrame([passed, other]), {"blocks": []})[0]["text"].startswith(
+        "score goes with salient_030"
+    )
 
 
 def test_a_factor_that_is_the_class_has_no_number_and_one_that_is_the_age_says_why():

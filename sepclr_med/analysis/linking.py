@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.analysis.associations.claims import by_strength
 from sepclr_med.analysis.canonical import rotate_table
 from sepclr_med.analysis.linkage import Linkage, link
 from sepclr_med.analysis.norms import load_norms
@@ -186,7 +187,7 @@ def strongest_factors(run: RunDir, n: int) -> list[str]:
     links = canonical if len(canonical) else links
     clinical = links[links["family"] != "shared"]
     links = clinical if len(clinical) else links
-    ordered = links.sort_values(["p_fdr", "statistic"], ascending=[True, False], kind="stable")
+    ordered = by_strength(links)
     # The strongest of each variable before the second of any.
     ordered = pd.concat([ordered.drop_duplicates("variable"), ordered])
     return list(dict.fromkeys(ordered["factor"]))[:n]

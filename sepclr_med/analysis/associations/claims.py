@@ -41,8 +41,9 @@ def describe_links(links: pd.DataFrame, settings: Mapping[str, Any]) -> list[dic
     >>> row = {"factor": "salient_000", "variable": "severity", "effect": "r", "n": 90, "statistic": 0.25}
     >>> row |= {"estimate": 0.5, "ci_low": 0.3, "ci_high": 0.6, "p_value": 1e-4, "p_free": 1e-4, "p_fdr": 3e-3}
     >>> said = describe_links(pd.DataFrame([row | {"family": "clinical"}]), {"blocks": ["site"]})
-    >>> said[0]["text"]
-    'severity goes with salient_000: partial r 0.50 [0.30, 0.60], n = 90; p = 0.003 corrected, permuted within site.'
+    >>> print(said[0]["text"])
+    severity goes with salient_000: partial r 0.50 [0.30, 0.60], n = 90; p FDR = 0.003, permuted within
+    site.
     """
     within = f"permuted within {' and '.join(settings['blocks'])}" if settings["blocks"] else "permuted freely"
     said = []
@@ -51,11 +52,13 @@ def describe_links(links: pd.DataFrame, settings: Mapping[str, Any]) -> list[dic
         is_whole = rows["factor"].str.endswith(WHOLE)
         # One sentence takes the best of several sets of tests, each corrected on its own.
         sets = (rows["space"].astype(str) + is_whole.astype(str))[rows["p_value"].notna()] if "space" in rows else []
-        rows = rows.assign(p_fdr=(rows["p_fdr"] * max(1, len(set(sets)))).clip(upper=1))
-        level, text = _say_factors(str(variable), rows[~is_whole], within)
+        n_sets = max(1, len(set(sets)))
+        rows = rows.assign(p_said=(rows["p_fdr"] * n_sets).clip(upper=1))
+        which = "p FDR" if n_sets == 1 else f"p FDR times {n_sets} sets"
+        level, text = _say_factors(str(variable), rows[~is_whole], within, which)
         for _, row in rows[is_whole & rows["p_value"].notna()].iterrows():
-            level = "good" if level == "info" and row["p_fdr"] <= LEVEL else level
-            text += _say_whole(row)
+            level = "good" if level == "info" and row["p_said"] <= LEVEL else level
+            text += _say_whole(row, which)
         if level == "good" and rows["family"].iloc[0] == "shared":
             level = "warning"
             text += " It is no clinical variable: the space leaks it, so adjust for it."
@@ -66,16 +69,16 @@ def describe_links(links: pd.DataFrame, settings: Mapping[str, Any]) -> list[dic
     return said
 
 
-def _say_factors(variable: str, rows: pd.DataFrame, within: str) -> tuple[str, str]:
+def _say_factors(variable: str, rows: pd.DataFrame, within: str, which: str) -> tuple[str, str]:
     tested = rows[rows["p_value"].notna()]
     if rows.empty:
         return "info", f"{variable}: no factor was stable, and none was tested alone."
     if tested.empty:
         return "info", _say_untested(variable, rows)
     best = strongest(tested)
-    nearest = f"{best['factor']}: {_effect(best)}; p = {_p(best['p_fdr'])} corrected"
-    if best["p_fdr"] <= LEVEL:
-        others = int((tested["p_fdr"] <= LEVEL).sum()) - 1
+    nearest = f"{best['factor']}: {_effect(best)}; {which} = {_p(best['p_said'])}"
+    if best["p_said"] <= LEVEL:
+        others = int((tested["p_said"] <= LEVEL).sum()) - 1
         more = "" if not others else f" {others} other factor{'s' * (others > 1)} passed too."
         return "good", f"{variable} goes with {nearest}, {within}.{more}"
     vanished = tested.loc[vanishes(tested), "factor"].tolist() if "p_fwe_free" in tested else []
@@ -101,10 +104,10 @@ def _say_untested(variable: str, rows: pd.DataFrame) -> str:
     )
 
 
-def _say_whole(row: pd.Series) -> str:
-    found = "goes with it" if row["p_fdr"] <= LEVEL else "was not found to go with it"
+def _say_whole(row: pd.Series, which: str) -> str:
+    found = "goes with it" if row["p_said"] <= LEVEL else "was not found to go with it"
     figure = "" if pd.isna(row["estimate"]) else f"{UNITS.get(row['effect'], row['effect'])} {row['estimate']:.2f}, "
-    return f" The space as a whole {found} ({figure}p = {_p(row['p_fdr'])} corrected)."
+    return f" The space as a whole {found} ({figure}{which} = {_p(row['p_said'])})."
 
 
 def vanishes(links: pd.DataFrame) -> np.ndarray:
@@ -121,9 +124,26 @@ def vanishes(links: pd.DataFrame) -> np.ndarray:
 
 
 def strongest(rows: pd.DataFrame) -> pd.Series:
-    """Return the row with the smallest corrected p-value, of several the one with the largest statistic."""
-    order = pd.DataFrame({"p": rows["p_fdr"], "weak": -rows["statistic"]}).sort_values(["p", "weak"], kind="stable")
-    return rows.loc[order.index[0]]
+    """Return the first row of :func:`by_strength`."""
+    return by_strength(rows).iloc[0]
+
+
+def by_strength(links: pd.DataFrame) -> pd.DataFrame:
+    """Order tests: those of at most 0.05 by p FDR; the others by p FWE, the p-value, and the larger statistic.
+
+    The one rule of what is nearest or strongest, in sentences, tables, figures and maps. Where nothing passes, p FDR
+    is no guide: it depends on the other variables, and differs between sets of factors.
+
+    Examples
+    --------
+    >>> links = pd.DataFrame({"p_fdr": [0.7, 0.8, 0.01], "p_fwe": [0.2, 0.1, 0.01], "statistic": [0.9, 0.2, 0.1]})
+    >>> by_strength(links).index.tolist()
+    [2, 1, 0]
+    """
+    order = links.assign(p_fdr=links["p_fdr"].where(links["p_fdr"] <= LEVEL))
+    order = order.sort_values("statistic", ascending=False, kind="stable", na_position="last")
+    by = [name for name in ("p_fdr", "p_fwe", "p_value") if name in links]
+    return links.loc[order.sort_values(by, kind="stable", na_position="last").index]
 
 
 def _effect(row: pd.Series) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from sepclr_med.analysis.associations.claims import vanishes
+from sepclr_med.analysis.associations.claims import by_strength, vanishes
 from sepclr_med.report import blocks
 from sepclr_med.report.figures import Mark, Row, draw_intervals
 from sepclr_med.report.overview import Cell, draw_overview
@@ -27,12 +27,6 @@ SIGNED = ("r", "rho", "d")
 WHOLE = "(whole)"
 POOLED = "pooled"
 MOST_FORESTS = 12
-
-
-def by_strength(links: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows by corrected p, ties (many permutations never reached) by the statistic; missing ones last."""
-    order = links.sort_values("statistic", ascending=False, kind="stable", na_position="last")
-    return order.sort_values(["p_fdr", "p_fwe", "p_value"], kind="stable", na_position="last")
 
 
 def vanishing(links: pd.DataFrame) -> pd.Series:
@@ -112,10 +106,11 @@ def draw_strongest(single: pd.DataFrame) -> blocks.Block | None:
     best = best.sort_values("variable", key=lambda names: names.map(order.index))
     drawings = [_forest(rows, effect, _named, _factor_words, stacked=True) for effect, rows in _by_effect(best)]
     caption = (
-        "The strongest factor of each variable, by p FWE, with 95% intervals. These intervals are not corrected for "
-        "having picked the strongest factor, so the estimates are on the high side; the p-values are corrected. "
-        "The shaded zone is below the smallest effect that one uncorrected test finds four times in five; corrected "
-        "tests need more. ● p FDR ≤ 0.05; † p FWE ≤ 0.05 in free permutations only, no link."
+        "The strongest factor of each variable with 95% intervals, chosen as in the sentences above: the smallest p "
+        "FDR where it is at most 0.05, else the smallest p FWE. These intervals are not corrected for having picked "
+        "the strongest factor, so the estimates are on the high side; the p-values are corrected. The shaded zone is "
+        "below the smallest effect that one uncorrected test finds four times in five; corrected tests need more. "
+        "● p FDR ≤ 0.05; † p FWE ≤ 0.05 in free permutations only, no link."
     )
     return blocks.figure(drawings, caption, layout="forests")
 
