@@ -24,7 +24,7 @@ from sepclr_med.analysis.figures import draw_separation
 from sepclr_med.analysis.permuting import p_of_predictions, p_of_probes
 from sepclr_med.analysis.probes import PENALTIES, predict_many
 from sepclr_med.analysis.separation import evaluate, format_card, format_separation
-from sepclr_med.analysis.space_verdicts import judge_norm
+from sepclr_med.analysis.space_verdicts import judge_dependence, judge_norm
 from sepclr_med.analysis.spaces import join_spaces
 from sepclr_med.analysis.units import Units, cross_folds, site_folds
 from sepclr_med.analysis.variables import Groups, choose_variables, values_of
@@ -561,6 +561,39 @@ def test_a_wide_interval_is_not_reassuring():
     assert "too few participants to rule out more" in text
 
 
+def test_few_participants_are_never_reassuring_whatever_the_interval():
+    figures = {"value": -0.04, "ci_low": -0.67, "ci_high": 0.0, "chance": -0.04, "p_value": 0.4}
+    level, text = verdict_for(**figures, n=14)
+    assert level == "info"
+    assert "too few participants to rule out more" in text
+    assert verdict_for(**figures, n=37)[0] == "good"
+
+
+def test_below_chance_is_no_sign_of_absence():
+    figures = {"variable": "diagnosis", "measure": "binary", "metric": "balanced_accuracy", "space": "common"}
+    level, text = verdict_for(**figures, value=0.25, ci_low=0.1, ci_high=0.4, chance=0.5, p_value=0.9, n=80)
+    assert level == "info"
+    assert "below chance" in text
+
+
+def test_apart_by_distance_and_missed_by_the_probe_is_one_sentence():
+    row = {"variable": "diagnosis", "measure": "binary", "metric": "balanced_accuracy", "space": "salient"}
+    row |= {"scheme": "held-out", "n": 14, "value": 0.62, "ci_low": 0.33, "ci_high": 0.88, "chance": 0.5}
+    norm = {"median_background": 0.09, "median_target": 0.17, "auc": 0.95, "ci_low": 0.78, "ci_high": 1.0}
+    norm |= {"p_value": 0.003, "n_background": 4, "n_target": 10}
+    missed, apart = give_verdicts(pd.DataFrame([row | {"p_value": 0.08}]), {"salient_norm": norm})
+    assert missed["level"] == "warning"
+    assert missed["text"].endswith("too few participants to say.")
+    assert apart["level"] == "info"
+    assert "Both can be" in apart["text"]
+
+
+def test_no_dependence_among_few_is_no_praise():
+    row = {"measure": "hsic", "group": "target", "value": 0.1, "chance": 0.1, "p_value": 0.5}
+    levels = [judge_dependence([row | {"n": n}])[0]["level"] for n in (20, 40)]
+    assert levels == ["info", "good"]
+
+
 @pytest.mark.parametrize(
     ("figures", "level", "said"),
     [
@@ -569,7 +602,7 @@ def test_a_wide_interval_is_not_reassuring():
         ({"variable": "BDI (background)"}, "warning", "among background participants"),
         ({"variable": "BDI"}, "good", "salient carries BDI: R2 0.30 [0.10, 0.40]"),
         ({"variable": "BDI", "p_value": 0.4}, "info", "BDI not detected in salient"),
-        ({"variable": "diagnosis", "p_value": 0.4}, "warning", "does not carry over"),
+        ({"variable": "diagnosis", "p_value": 0.4}, "warning", "not shown to carry over"),
     ],
     ids=["age", "site", "background", "clinical", "clinical-not", "diagnosis-not"],
 )

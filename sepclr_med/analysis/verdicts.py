@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.analysis.layout import headlines, short, stands_out
-from sepclr_med.analysis.space_verdicts import judge_dependence, judge_norm
+from sepclr_med.analysis.space_verdicts import FEWEST, judge_dependence, judge_norm
 
 ACQUISITION = ("site", "scanner")
 NUISANCE = ("age", "sex", "tiv", "qc")
@@ -112,7 +112,9 @@ def give_verdicts(
             if space not in NOT_LEARNED and pd.notna(row["value"]):
                 level, text = _judge(figures, space, names)
                 verdicts += [_verdict(space, str(variable), level, text)] if text else []
-    return verdicts + judge_norm(measured.get("salient_norm")) + judge_dependence(measured.get("dependence"))
+    missed = any(v["text"].startswith("diagnosis not detected in salient") for v in verdicts)
+    norm = judge_norm(measured.get("salient_norm"), missed_by_probe=missed)
+    return verdicts + norm + judge_dependence(measured.get("dependence"))
 
 
 def _judge(figures: _Figures, space: str, names: set[str]) -> tuple[str, str]:
@@ -160,7 +162,9 @@ def _judge_diagnosis(figures: _Figures, space: str) -> tuple[str, str]:
             f"common carries diagnosis: {said}; {beside}: part of what sets patients apart stayed in common.",
         )
     if not figures.found(space):
-        return "warning", f"diagnosis not detected in {space}: {said}: what it learned does not carry over to others."
+        lost = "; too few participants to say" if _doubts(figures.rows[space]) else ""
+        end = f"what it learned was not shown to carry over to others{lost}"
+        return "warning", f"diagnosis not detected in {space}: {said}: {end}."
     level = "warning" if figures.lost_elsewhere(space) else "good"
     return level, f"{space} carries diagnosis: {said}, as it was trained to; no finding in itself."
 
@@ -200,11 +204,19 @@ def _judge_clinical(figures: _Figures, space: str, varies_in_background: bool) -
 
 def _not_detected(figures: _Figures, space: str, level: str = "good") -> tuple[str, str]:
     row = figures.rows[space]
-    text = f"{figures.variable} not detected in {space}: {figures.figure(space)}"
+    doubts = _doubts(row)
+    return "info" if doubts else level, f"{figures.variable} not detected in {space}: {figures.figure(space)}{doubts}."
+
+
+def _doubts(row: pd.Series) -> str:
+    """Why a figure that does not stand out is no sign of absence, as the end of a sentence."""
     room = row["ci_high"] - max(row["chance"], 0.0)
-    if pd.isna(room) or room > WIDE:
-        return "info", f"{text}; too few participants to rule out more."
-    return level, f"{text}."
+    said = ""
+    if pd.notna(row["ci_high"]) and row["ci_high"] < row["chance"]:
+        said = "; below chance, as by accident or where the parts differ, which is no sign of absence"
+    if pd.isna(room) or room > WIDE or row["n"] < FEWEST:
+        said += "; too few participants to rule out more"
+    return said
 
 
 def _by_space(rows: pd.DataFrame) -> dict[str, pd.Series]:
