@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 from report_run import VARIABLES, make_links, make_run, write, write_object
 
+from sepclr_med.analysis.associations.claims import by_strength
 from sepclr_med.errors import RunError
+from sepclr_med.report.brief import say_bottom_line
 from sepclr_med.report.collect import collect_run
 from sepclr_med.report.figures import Mark, Row, draw_intervals
 from sepclr_med.report.methods import describe_methods, number_citations
@@ -23,7 +25,10 @@ from sepclr_med.report.not_run import STEPS, find_not_run
 from sepclr_med.report.participants import join_images
 from sepclr_med.report.references import REFERENCES
 from sepclr_med.report.render import report
-from sepclr_med.report.sections.forests import by_strength, mark_row
+from sepclr_med.report.scatter import Group, Plane, describe_far, draw_plane
+from sepclr_med.report.sections.card import draw_separation
+from sepclr_med.report.sections.forests import mark_row
+from sepclr_med.report.sections.glossary import WORDS
 from sepclr_med.report.sections.links import say_links
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>{{7*7}}</style></title>$x_1$&amp;'"""
@@ -94,7 +99,7 @@ def test_page_has_every_section_in_order(whole_text):
     ids = [a["id"] for a in page.named("section")]
     assert ids == [
         *("brief", "cohort", "training", "card", "spaces", "links", "whole-space", "subtypes", "maps"),
-        *("not-run", "methods", "provenance"),
+        *("not-run", "methods", "provenance", "glossary"),
     ]
     links = {a["href"] for a in page.named("a")}
     assert {f"#{name}" for name in ids} <= links
@@ -128,12 +133,10 @@ def test_order_by_strength_agrees_with_a_slow_one():
     links = make_links(rng)
     links["p_fdr"] = rng.choice([0.01, 0.5, np.nan], len(links))
     links["statistic"] = rng.random(len(links))
+    passes = links["p_fdr"].where(links["p_fdr"] <= 0.05, np.inf)
     slow = sorted(
         links.index,
-        key=lambda i: (
-            [np.inf if np.isnan(v) else v for v in (*links.loc[i, ["p_fdr", "p_fwe", "p_value"]],)]
-            + [-links.loc[i, "statistic"]]
-        ),
+        key=lambda i: (passes[i], *links.loc[i, ["p_fwe", "p_value"]], -links.loc[i, "statistic"]),
     )
     assert by_strength(links).index.tolist() == slow
 
@@ -636,3 +639,121 @@ def test_the_paragraph_on_the_representation_says_what_the_encoders_saw_and_what
     assert "SimCLR" in said
     for words in ("in all training participants", "random-effects", "likelihood of held-out", "erased"):
         assert words not in said
+
+
+# ---------------------------------------------------------------- what a newcomer must be told
+
+
+def test_methods_say_what_was_done_without_sites_and_without_components(run):
+    manifest = pd.read_csv(run / "data/manifest.tsv", sep="\t", dtype=str)
+    assert "values within sites" in report(run).read_text()
+    write(run / "data/manifest.tsv", manifest.drop(columns="site"))
+    text = report(run).read_text()
+    assert "values freely, without blocks" in text
+    assert "values within sites" not in text
+    facts = {"covariates": ["age"], "n_background": 15, "n_components": 0}
+    data = {"config": {"method": {}}, "files": ["history.tsv"], "objects": {"reference": {"facts": facts}}}
+    assert "no component of what it leaves" in describe_model(data, str)
+
+
+def set_links(run, level, mde, n):
+    """Give every variable the same verdict and detectable effect."""
+    links = pd.read_csv(run / "analysis/links.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    write(run / "analysis/links.tsv", links.assign(mde=mde))
+    verdicts = [{"level": level, "variable": name, "text": f"{name}: no link was detected."} for name in VARIABLES]
+
+    def edit(content):
+        content["verdicts"] = verdicts
+        content["settings"] |= {"n": n, "target": ["patient"], "blocks": []}
+        content["notes"] = ["Not probed: MADRS (values of 5 participants, 8 needed).", "Another."]
+
+    change(run / "analysis/link.json", edit)
+
+
+@pytest.mark.parametrize(
+    ("level", "mde", "said"),
+    [
+        ("info", 0.85, "Nothing was found: of 5 clinical variables tested in 10 target participants, none went"),
+        ("info", 0.85, "So few could hardly have shown a link that is there: a correlation of 0.85 or more"),
+        ("info", 0.4, "could have shown a strong link only"),
+        ("info", 0.2, "could have shown a moderate link"),
+        ("good", 0.4, "Found: of 5 clinical variables tested in 10 target participants, severity"),
+        ("warning", 0.4, "Nothing was found that may be claimed without a caution"),
+    ],
+)
+def test_the_page_begins_with_what_was_found_and_whether_it_could_have_been(run, level, mde, said):
+    set_links(run, level, mde, 10)
+    assert said in say_bottom_line(collect_run(run))
+    assert said in " ".join(Page(report(run).read_text()).text("p"))
+
+
+def test_untested_variables_stand_in_the_open_and_nulls_are_one_list_in_brief(run):
+    set_links(run, "info", 0.85, 10)
+    words = Page(report(run).read_text()).text("span")
+    assert words.count("Not tested: MADRS (values of 5 participants, 8 needed).") == 2
+    assert words.count("Not detected: severity, episodes, subtype, sleep and rater.") == 1
+    assert words.count("severity: no link was detected.") == 1
+    items = Page(report(run).read_text()).text("li")
+    assert "Another." in items
+    assert not any(item.startswith("Not probed") for item in items)
+
+
+def test_who_squeezes_all_others_is_an_arrow_at_the_rim_and_counted():
+    points = np.random.default_rng(0).normal(size=(60, 2))
+    shown, group = np.ones(60, dtype=bool), Group("all", np.ones(60, dtype=bool), "c1")
+    plane = Plane("salient", points, ("one", "two"), "")
+    assert describe_far([plane], shown) == ""
+    points[7, 0] = 90.0
+    assert "1 of 60 participants, beyond five robust deviations from the median of one" in describe_far([plane], shown)
+    drawn = str(draw_plane(plane, shown, [group], "title", "words"))
+    assert drawn.count("h0") == 59
+    assert drawn.count("rotate(0)") == 1
+    places = [float(x) for x in re.findall(r"M([0-9.]+) [0-9.]+h0", drawn)]
+    assert max(places) - min(places) > 200
+
+
+def test_training_curves_say_when_validation_was_measured(run):
+    history = {"epoch": [1, 2], "train_total": [3.0, 2.0], "val_total": [np.nan, 2.5]}
+    write(run / "history.tsv", pd.DataFrame(history))
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("{epochs: 3,", "{epochs: 2, validate_every: 5,"))
+    text = " ".join(Page(report(run).read_text()).text("figcaption"))
+    assert "a mark without a line: it is measured every 5 epochs and after the last" in text
+    assert "does not measure overfitting" in text
+
+
+def test_many_variables_of_the_card_are_several_drawings_and_r2_is_explained(run):
+    table = pd.read_csv(run / "analysis/separation.tsv", sep="\t")
+    rows = table[(table["metric"] == "r2") & (table["scheme"] == "held-out") & (table["variable"] == "age")]
+    many = pd.concat([rows.assign(variable=f"v{k}", value=-0.7) for k in range(12)])
+    assert [str(drawing).count('class="chance"') for drawing in draw_separation(many)] == [5, 5, 2]
+    write(run / "analysis/separation.tsv", many)
+    text = " ".join(Page(report(run).read_text()).text("figcaption"))
+    assert "guessing the training participants' mean" in text
+    assert "60 estimates below −0.5 stand as arrows" in text
+
+
+def test_tables_that_scroll_say_so(whole_text):
+    text = " ".join(Page(whole_text).text("p"))
+    assert "31 rows: scroll inside the table for the rest." in text
+    assert "More columns to the right" in text
+
+
+def test_words_of_the_glossary_are_those_of_the_docs():
+    page = Path(__file__).parent.parent / "docs" / "glossary.md"
+    lines = re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", page.read_text(), re.MULTILINE)
+    documented = {name: words.replace("`", "") for words_of, words in lines for name in words_of.split(", ")}
+    assert {name: documented[name] for name in WORDS} == WORDS
+
+
+def test_each_map_names_the_clinical_variable_that_its_factor_is_nearest_to(whole_text):
+    assert "severity (r = 0.60 [0.40, 0.80], p FDR 0.0010)" in Page(whole_text).text("dd")
+
+
+def test_long_notes_are_numbers_explained_below_the_table(run):
+    links = pd.read_csv(run / "analysis/links.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    note = "set aside for prediction as too rare: two classes of one participant each, and so on"
+    write(run / "analysis/links.tsv", links.assign(note=np.where(links["variable"] == "sleep", note, "")))
+    page = Page(report(run).read_text())
+    assert note not in page.text("td")
+    assert any(note in words for words in page.text("p"))

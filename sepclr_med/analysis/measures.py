@@ -13,6 +13,7 @@ from sepclr_med.errors import ManifestError, Problem, did_you_mean
 Measure: TypeAlias = Literal["continuous", "ordinal", "binary", "categorical"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
+OUTLYING = 5.0
 MOST_LEVELS = 7
 MOST_DESCRIBED_LEVELS = 12
 
@@ -117,3 +118,17 @@ def _all_described(known: pd.Series, levels: Mapping[str, Any]) -> bool:
         except ValueError:
             return False
     return set(known.astype(float)) <= numbers
+
+
+def find_outlying(values: np.ndarray) -> np.ndarray:
+    """Return which values lie more than five robust standard deviations (1.4826 MAD) from the median.
+
+    Examples
+    --------
+    >>> find_outlying(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 60.0])).tolist()
+    [False, False, False, False, False, True]
+    """
+    from scipy.stats import median_abs_deviation
+
+    spread = median_abs_deviation(values, scale="normal")
+    return np.abs(values - np.median(values)) > (OUTLYING * spread if spread > 0 else np.inf)

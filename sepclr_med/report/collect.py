@@ -74,7 +74,7 @@ TABLES: dict[str, tuple[str, str, str, str]] = {
     "criteria": (
         "analysis/subtypes_criteria.tsv",
         "model",
-        "k bic silhouette silhouette_null_95 p_value stability_bootstrap stability_split_half",
+        "k bic silhouette silhouette_null_95 p_value stability_bootstrap stability_split_half smallest_share",
         "",
     ),
     "subtype_links": ("analysis/subtypes_links.tsv", "factor variable", LINKS[1], "space measure method effect note"),

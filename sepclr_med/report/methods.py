@@ -142,7 +142,8 @@ def _card(data: Mapping[str, Any]) -> str:
     words += ". Intervals are percentile bootstrap intervals over participants [[bootstrap]]"
     words += f" ({format_count(draws)} samples)." if draws else "."
     if table["p_value"].notna().any():
-        words += " p-values come from permuting the scored participants' values within sites [[phipson]]."
+        how = "within sites" if _has_sites(data["manifest"]) else "freely, without blocks"
+        words += f" p-values come from permuting the scored participants' values {how} [[phipson]]."
     measures = " ".join(
         str(entry.get("measure", "")).lower()
         for entry in dig(card, "dependence", default=[])
@@ -152,6 +153,10 @@ def _card(data: Mapping[str, Any]) -> str:
         words += " Dependence between the spaces was measured by distance correlation [[dcor]]"
         words += " and the Hilbert-Schmidt independence criterion [[hsic]]." if "hsic" in measures else "."
     return words
+
+
+def _has_sites(manifest: Any) -> bool:
+    return manifest is not None and "site" in manifest and manifest["site"].nunique() > 1
 
 
 def _links(data: Mapping[str, Any]) -> str:

@@ -123,10 +123,11 @@ def _reference(data: Mapping[str, Any], safe: Callable[[Any], str]) -> str:
         "" if dig(facts, "n_components_asked") is not None else ", their number chosen by the likelihood of held-out"
     )
     chosen += " background [[ppca]]" if chosen else ""
+    taken_out = f"the {plural(k, 'leading component')} of what it leaves" if k else "no component of what it leaves"
     return (
         "The salient encoder saw how far an image lies from a normative reference [[normative]] fitted on "
         f"{plural(n, 'training background image')}: a voxelwise regression on {covariates} (numbers with their "
-        f"square), the {plural(k, 'leading component')} of what it leaves{chosen}, and the voxelwise standard "
+        f"square), {taken_out}{chosen}, and the voxelwise standard "
         "deviation of the rest. Training images were rendered by references fitted without them."
     ) + _borrowed(facts, safe)
 

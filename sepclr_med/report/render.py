@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from sepclr_med import __version__
 from sepclr_med.cohort.embeddings import factor_columns
+from sepclr_med.report.brief import say_bottom_line
 from sepclr_med.report.collect import collect_run, texts
 from sepclr_med.report.methods import describe_methods
 from sepclr_med.report.not_run import describe_not_run
@@ -21,6 +22,7 @@ from sepclr_med.report.participants import write_participants
 from sepclr_med.report.sections.card import describe_card
 from sepclr_med.report.sections.cohort import describe_cohort
 from sepclr_med.report.sections.controls import describe_controls
+from sepclr_med.report.sections.glossary import describe_glossary
 from sepclr_med.report.sections.ledger import describe_ledger
 from sepclr_med.report.sections.links import describe_links
 from sepclr_med.report.sections.maps import describe_maps
@@ -104,6 +106,7 @@ def describe_run(data: dict[str, Any]) -> dict[str, Any]:
         describe_controls(data),
         describe_methods(data),
         describe_steps(data),
+        describe_glossary(),
     ]
     sections = [section for section in found if section]
     # Last, because reading the others may have found files that cannot be read; before the methods on the page.
@@ -114,6 +117,7 @@ def describe_run(data: dict[str, Any]) -> dict[str, Any]:
         "date": last_date(data),
         "version": __version__,
         "is_simulated": bool(data["objects"].get("simulation")),
+        "bottom_line": say_bottom_line(data),
         "facts": _headline(data),
         "brief": [_brief(section) for section in sections if section["brief"]],
         "sections": sections,

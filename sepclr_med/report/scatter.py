@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,16 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from sepclr_med.analysis.measures import find_outlying
 from sepclr_med.analysis.participants import Participants
 from sepclr_med.report.svg import SERIES, SHAPES, Canvas, limits_of, scale_between
-from sepclr_med.report.wording import format_figure
+from sepclr_med.report.wording import format_figure, say_list
 
 STEPS = 6
 MOST_CLASSES = 5
 MIN_HELD_OUT = 20
 MIN_FITTED = 10
+MOST_NEAR = 0.95
 SPACE_NAMES = {"canonical": "salient space, canonical factors"}
 SHOWN_SPACES = ("common", "salient", "canonical")
 
@@ -177,18 +180,71 @@ def draw_plane(
     height = width * 0.78 + 16
     canvas = Canvas(width, height)
     canvas.text(20, 11, SPACE_NAMES.get(plane.space, f"{plane.space.replace('_', ' ')} space"), "heading")
-    points = plane.points[shown]
-    to_x = scale_between(*limits_of(points[:, 0]), 24, width - 8)
-    to_y = scale_between(*limits_of(points[:, 1]), height - 30, 24)
+    far = find_far(plane, shown)
+    points = plane.points[shown & ~far.any(axis=1)]
+    to_x = scale_between(*limits_of(points[:, 0].tolist()), 24, width - 8)
+    to_y = scale_between(*limits_of(points[:, 1].tolist()), height - 30, 24)
     canvas.add("rect", x=20, y=18, width=f"{width - 24:.0f}", height=f"{height - 44:.0f}", kind="frame")
     canvas.text((20 + width) / 2, height - 12, plane.axes[0], "axis middle")
     canvas.text(0, 0, plane.axes[1], "axis middle", transform=f"translate(12 {(height - 8) / 2:.0f}) rotate(-90)")
     radius = 2.6 if shown.sum() <= 400 else 1.9
     for group in groups:
-        chosen = plane.points[shown & group.mask]
-        places = [(to_x(x), to_y(y)) for x, y in chosen]
+        chosen = shown & group.mask
+        places = [(to_x(x), to_y(y)) for x, y in plane.points[chosen & ~far.any(axis=1)]]
         canvas.marks(places, group.shape, radius if group.kind != "none" else radius * 0.7, group.kind)
+        for place in np.flatnonzero(chosen & far.any(axis=1)):
+            x, y = plane.points[place]
+            _draw_arrow(
+                canvas, to_x(x), to_y(y), np.sign(plane.points[place] - points.mean(axis=0)) * far[place], group
+            )
     return canvas.markup(title, description)
+
+
+def _draw_arrow(canvas: Canvas, x: float, y: float, way: np.ndarray, group: Group) -> None:
+    """Draw who lies beyond the rim as an arrow that points there."""
+    turn = math.degrees(math.atan2(-way[1], way[0]))
+    canvas.add("path", d="M7 0l-8 -4.5v9z", transform=f"translate({x:.1f} {y:.1f}) rotate({turn:.0f})",
+               kind=f"shapes {group.kind}")  # fmt: skip
+
+
+def find_far(plane: Plane, shown: np.ndarray) -> np.ndarray:
+    """Return who, on which axis, is drawn at the rim because the others would be squeezed.
+
+    These are the participants more than five robust deviations (1.4826 MAD) from the median of those shown, who also
+    lie more than twice as far from it as nineteen of twenty do: a cloud with long tails is drawn as it is.
+
+    Examples
+    --------
+    >>> points = np.column_stack([[*range(30), 500], range(31)]).astype(float)
+    >>> far = find_far(Plane("salient", points, ("x", "y"), ""), np.ones(31, dtype=bool))
+    >>> far.sum(axis=0).tolist(), far[30].tolist()
+    ([1, 0], [True, False])
+    """
+    far = np.zeros(plane.points.shape, dtype=bool)
+    points = plane.points[shown]
+    distance = np.abs(points - np.median(points, axis=0))
+    outlying = np.column_stack([find_outlying(values) for values in points.T])
+    far[shown] = outlying & (distance > 2 * np.quantile(distance, MOST_NEAR, axis=0))
+    return far
+
+
+def describe_far(planes: Sequence[Plane], shown: np.ndarray) -> str:
+    """Say how many are drawn at the rim of which space; nothing where nobody is."""
+    said = []
+    for plane in planes:
+        far = find_far(plane, shown)
+        axes = [name for name, column in zip(plane.axes, far.T, strict=True) if column.any()]
+        if axes:
+            count = int(far.any(axis=1).sum())
+            who = f"{count} of {shown.sum()} participants"
+            place = SPACE_NAMES.get(plane.space, f"{plane.space.replace('_', ' ')} space")
+            said.append(f"in the {place}, {who}, beyond five robust deviations from the median of {say_list(axes)}")
+    return (
+        f"Drawn at the rim as arrows, the axes being those of the others: {'; '.join(said)}. So few far out can turn "
+        "the axes of a space to themselves, and carry a correlation: look at their images."
+        if said
+        else ""
+    )
 
 
 def draw_legend(groups: Sequence[Group], is_scale: bool, shown: np.ndarray) -> list[dict[str, Any]]:

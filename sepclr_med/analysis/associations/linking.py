@@ -21,11 +21,11 @@ from sepclr_med.analysis.associations.null_models import NullScores, encode_leve
 from sepclr_med.analysis.associations.questions import Question, family_labels, joint_labels
 from sepclr_med.analysis.associations.sites import estimate_sites
 from sepclr_med.analysis.associations.testing import test_factors
+from sepclr_med.analysis.measures import find_outlying
 from sepclr_med.analysis.participants import design_matrix
 
 MIN_DEGREES = 5
 FEW_PERMUTATIONS = 1000
-OUTLYING = 5.0
 VALUES = ["estimate", "ci_low", "ci_high", "statistic", "p_value", "p_free", "p_fwe", "p_fwe_free", "mde"]
 
 
@@ -111,7 +111,7 @@ class Linker:
     def _is_robust(self, question: Question) -> bool:
         if question.measure != "continuous":
             return False
-        return count_outliers(question.values) > 0 if self.robust is None else self.robust
+        return bool(find_outlying(question.values).any()) if self.robust is None else self.robust
 
     def _test(
         self, links: pd.DataFrame, factors: np.ndarray, question: Question, designs: Designs, remarks: list[str]
@@ -210,20 +210,6 @@ class Linker:
             text = f"vanishes once permutations stay within {self.plan.within}"
             links.loc[vanishes(links), "note"] = "; ".join([text, *remarks])
         return links, remarks
-
-
-def count_outliers(values: np.ndarray) -> int:
-    """Count values more than five robust standard deviations (1.4826 MAD) from the median.
-
-    Examples
-    --------
-    >>> count_outliers(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 60.0]))
-    1
-    """
-    from scipy.stats import median_abs_deviation
-
-    spread = median_abs_deviation(values, scale="normal")
-    return int((np.abs(values - np.median(values)) > OUTLYING * spread).sum()) if spread > 0 else 0
 
 
 def _values(question: Question) -> np.ndarray:

@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from sepclr_med.report import blocks
+from sepclr_med.report.brief import without_nulls
 from sepclr_med.report.collect import dig, records, texts
 from sepclr_med.report.figures import SPACE_STYLES, Mark, Row, draw_intervals
 from sepclr_med.report.svg import Canvas
@@ -21,13 +22,19 @@ from sepclr_med.report.tables import (
     p_column,
     text_column,
 )
-from sepclr_med.report.wording import as_number, format_interval, format_number, say_list
+from sepclr_med.report.wording import as_number, format_interval, format_number, plural, say_list
 
 # Main metrics, one of which each variable has; the others are said beside them.
 MAIN = {"balanced_accuracy": ("balanced accuracy", (0.0, 1.0)), "r2": ("R²", (-0.5, 1.0))}
 METRICS = {"auc": "AUC", "mae": "MAE", "spearman": "Spearman", "r2": "R²", "balanced_accuracy": "balanced accuracy"}
 SCHEMES = ("held-out", "cross-validated", "")
 LEAVE_SITE_OUT = "leave-site-out"
+CHANCE_OF_R2 = (
+    "Chance of an R² is that of guessing the training participants' mean: below zero where the mean of those scored is "
+    "another, far below where they are few and alike."
+)
+# More rows than this stand in several drawings, so that the columns of the page can be balanced.
+MOST_ROWS = 5
 ORDER = {"warning": 0, "error": 0, "info": 1, "good": 2}
 MEASURES = {
     "distance_correlation": "distance correlation",
@@ -68,7 +75,7 @@ def describe_card(data: Mapping[str, Any]) -> blocks.Block | None:
         main = main_scheme(table)
         drawings = draw_separation(main)
         legend = space_legend(list(dict.fromkeys(main["space"])))
-        caption = f"{scheme_words(main)} Points with 95% intervals; the vertical tick is chance."
+        caption = f"{scheme_words(main)} Points with 95% intervals; the vertical tick is chance.{_say_cut(main)}"
         parts += [
             blocks.figure(drawings, caption, legend, "forests"),
             blocks.table(separation_table(table)),
@@ -78,7 +85,19 @@ def describe_card(data: Mapping[str, Any]) -> blocks.Block | None:
         blocks.table(_norm_table(dig(card, "salient_norm"))),
         blocks.notes(texts(card, "notes") or _step_notes(data)),
     ]
-    return blocks.section("card", "Separation card", parts, said)
+    brief = sorted(without_nulls(records(card, "verdicts")), key=lambda entry: ORDER[entry["level"]])
+    return blocks.section("card", "Separation card", parts, brief)
+
+
+def _say_cut(rows: pd.DataFrame) -> str:
+    """Say what an R2 below zero is, and how many are cut off."""
+    values = rows.loc[rows["metric"] == "r2", "value"].dropna()
+    lowest = MAIN["r2"][1][0]
+    if not len(values):
+        return ""
+    cut = int((values < lowest).sum())
+    shown = f" {plural(cut, 'estimate')} below {format_number(lowest, 1)} stand as arrows at the edge." if cut else ""
+    return f" {CHANCE_OF_R2} An R² below zero is worse than the mean of those scored; how far below says little.{shown}"
 
 
 def main_scheme(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +125,7 @@ def scheme_words(rows: pd.DataFrame) -> str:
 
 
 def draw_separation(rows: pd.DataFrame) -> list[Markup]:
-    """Return one drawing for each main metric: every variable, every space."""
+    """Return drawings for each main metric: every variable, every space."""
     drawings = []
     for metric, (name, limits) in MAIN.items():
         mine = rows[(rows["metric"] == metric) & rows["value"].notna()]
@@ -119,11 +138,14 @@ def draw_separation(rows: pd.DataFrame) -> list[Markup]:
                 for r in group.drop_duplicates("space").to_dict("records")
             ]
             lines.append(Row(str(variable), tuple(marks), chance=as_number(group["chance"].iloc[0])))
-            best = group[group["space"] == "salient"]
-            said += [f"{variable} {format_number(v)}" for v in best["value"].head(1)]
+            best = as_number(group.loc[group["space"] == "salient", "value"].max())
+            said.append(f"{variable} {format_number(best)}")
         cut = f" (cut at {format_number(limits[0], 1)})" if (mine["value"] < limits[0]).any() else ""
-        description = f"{len(lines)} variables. From the salient space: {say_list(said, 30)}."
-        drawings.append(draw_intervals(lines, name, description, name + cut, limits))
+        for start in range(0, len(lines), MOST_ROWS):
+            part = lines[start : start + MOST_ROWS]
+            values = say_list(said[start : start + MOST_ROWS])
+            description = f"{plural(len(part), 'variable')}. From the salient space: {values}."
+            drawings.append(draw_intervals(part, name, description, name + cut, limits))
     return drawings
 
 
@@ -164,7 +186,7 @@ def separation_table(table: pd.DataFrame) -> blocks.Block:
         Column("space", lambda r: r["space"].replace("_", " ")),
         Column("metric", lambda r: METRICS.get(r["metric"], r["metric"])),
         interval_column("value [95% CI]", "value"),
-        number_column("chance", "chance", 2, "what ignoring the image scores"),
+        number_column("chance", "chance", 2, f"what ignoring the image scores. {CHANCE_OF_R2.rstrip('.')}"),
         number_column(
             "other sites", "elsewhere", 2, "leave-site-out: each site predicted by probes fitted on the other sites"
         ),

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.analysis.associations.claims import by_strength
 from sepclr_med.report import blocks
+from sepclr_med.report.brief import without_nulls
 from sepclr_med.report.collect import dig, records, texts
 from sepclr_med.report.sections.card import interval_column
 from sepclr_med.report.sections.forests import (
     LEVEL,
-    by_strength,
     draw_strongest,
     draw_tests,
     draw_variables,
@@ -29,8 +30,15 @@ from sepclr_med.report.wording import (
     format_p,
     plural,
     say_list,
+    without_participants,
 )
 
+MOST_NOTES = 20
+NOT_PROBED = "Not probed: "
+RULE = (
+    "ordinal are whole numbers of three to seven values among those tested, or levels the sidecar numbers; other "
+    "numbers are continuous, so that a scale may be either; --measure NAME=continuous overrules it"
+)
 # What may be claimed comes first, then what must not be.
 ORDER = {"good": 0, "warning": 1, "error": 1, "info": 2}
 
@@ -53,22 +61,44 @@ def describe_links(data: Mapping[str, Any]) -> blocks.Block | None:
     settings = dig(link, "settings", default={})
     said = [blocks.verdict(entry.get("text", ""), entry.get("level")) for entry in records(link, "verdicts")]
     said = sorted(said, key=lambda entry: ORDER[entry["level"]]) or say_links(links)
+    notes = texts(link, "notes")
+    untested = [
+        blocks.verdict(f"Not tested: {note.removeprefix(NOT_PROBED)}") for note in notes if _says_untested(note)
+    ]
     single = factor_rows(links)
     parts = [
-        blocks.paragraph(
-            "Each factor against each variable. p is from permutations within exchangeability blocks; p free is the "
-            "same test as if everyone were exchangeable, what would have been claimed without the blocks, and is no "
-            "basis for a claim. p FWE is corrected for the number of factors, p FDR also for the variables of a family."
-        ),
+        blocks.paragraph(_which_p(settings)),
         blocks.facts(_settings(settings, links)),
-        blocks.verdicts(said),
+        blocks.verdicts([*said, *untested]),
         draw_tests(single),
         draw_strongest(single),
         blocks.table(links_table(links)),
         *draw_variables(single, data["tables"].get("sites")),
-        blocks.notes(texts(link, "notes")),
+        blocks.notes(note for note in notes if not _says_untested(note)),
     ]
-    return blocks.section("links", "Links to clinical variables", parts, said)
+    brief = [*(without_nulls(records(link, "verdicts")) or said), *untested]
+    return blocks.section("links", "Links to clinical variables", parts, brief)
+
+
+def _says_untested(note: str) -> bool:
+    return note.startswith(NOT_PROBED)
+
+
+def _which_p(settings: Any) -> str:
+    """Say what each p-value of the section is."""
+    within = _worded(dig(settings, "blocks"))
+    how = (
+        f"p is from permutations within {within}; p free is the same test as if everyone were exchangeable, what would "
+        "have been claimed without the blocks, and is no basis for a claim"
+        if within or not settings
+        else "p is from free permutations, as there are no blocks within which to permute; p free is the same"
+    )
+    return (
+        f"Each factor against each variable. {how}. p FWE is corrected for the number of factors, p FDR also for the "
+        "variables of a family, each set of tests (salient factors, canonical factors, whole space) on its own. Tables "
+        "and figures show these. A sentence takes the best of several sets, so its p-value is p FDR times the number "
+        "of sets, and at most 1."
+    )
 
 
 def say_links(links: pd.DataFrame) -> list[dict[str, str]]:
@@ -113,19 +143,19 @@ def links_table(links: pd.DataFrame) -> blocks.Block:
     columns = [
         text_column("variable", "variable"),
         text_column("factor", "factor"),
-        text_column("measure", "measure"),
+        text_column("measure", "measure", RULE),
         count_column("n", "n", "participants with the variable and every covariate"),
         count_column("missing", "n_missing"),
         interval_column("estimate [95% CI]", "estimate", "in the unit named beside it; not corrected for selection"),
         Column("unit", lambda row: unit(row["effect"])),
-        p_column("p", "p_value", "permutations within blocks"),
+        p_column("p", "p_value", "permutations within blocks, where there are any"),
         p_column("p free", "p_free", "the same with free permutations: a warning, not a result"),
         p_column("p FWE", "p_fwe", "corrected for all factors tested against this variable"),
         p_column("p FDR", "p_fdr", "corrected for the variables of the family as well"),
         number_column("MDE", "mde", 2, "smallest effect that one uncorrected test at this n finds with 80% power"),
         text_column("family", "family"),
         text_column("method", "method"),
-        text_column("note", "note"),
+        _note_column(links),
     ]
     spare = {"measure": "measure", "missing": "n_missing", "unit": "effect", "p free": "p_free", "p FWE": "p_fwe"}
     spare |= {"p FDR": "p_fdr", "MDE": "mde", "family": "family", "method": "method", "note": "note"}
@@ -135,6 +165,16 @@ def links_table(links: pd.DataFrame) -> blocks.Block:
     caption = "All tests, strongest first. Rows with p FDR of at most 0.05 are set in bold."
     caption += " Rows marked † pass, corrected over factors, in free permutations only." if lost else ""
     return make_table("links-table", caption, kept, ordered, "analysis/links.tsv", mark_row)
+
+
+def _note_column(links: pd.DataFrame) -> Column:
+    """Return notes as numbers that are explained below the table, where long ones would make rows high."""
+    found = [note for note in dict.fromkeys(links["note"]) if note]
+    if len(found) > MOST_NOTES:
+        return text_column("note", "note")
+    numbers = {note: str(number) for number, note in enumerate(found, 1)}
+    meaning = "; ".join(f"({number}) {note}" for note, number in numbers.items())
+    return Column("note", lambda row: numbers.get(row["note"], ""), None, without_participants(meaning))
 
 
 def _settings(settings: Any, links: pd.DataFrame) -> list[tuple[str, str]]:

@@ -9,13 +9,16 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.analysis.associations.claims import by_strength
 from sepclr_med.report import blocks
 from sepclr_med.report.collect import dig, records, texts
+from sepclr_med.report.sections.forests import unit
 from sepclr_med.report.tables import Column, make_table, number_column, text_column
 from sepclr_med.report.wording import (
     as_number,
     format_count,
     format_figure,
+    format_interval,
     format_number,
     format_p,
     is_missing,
@@ -51,10 +54,16 @@ def describe_maps(data: Mapping[str, Any]) -> blocks.Block | None:
             "over the brain allows the claim that some voxel of a region goes with the factor, not one about each "
             "voxel or the region's exact edge."
         ),
+        blocks.paragraph(
+            "Which factors: run maps those nearest to a clinical variable (canonical ones where they were tested), "
+            "whether or not any link passed; explain maps those it was given, or else the first canonical ones. Beside "
+            "each is its own nearest clinical variable. Mapping a factor does not make it a finding."
+        ),
         blocks.facts(_settings(dig(facts, "settings", default={}))),
     ]
     for entry in entries[:MOST_MAPS]:
-        parts += _one_map(folder, entry, data["faults"])
+        nearest = _nearest(data["tables"].get("links"), entry["factor"])
+        parts += _one_map(folder, {**entry, "nearest": nearest}, data["faults"])
     if len(entries) > MOST_MAPS:
         parts.append(blocks.paragraph(f"Not shown: {say_list(e['factor'] for e in entries[MOST_MAPS:])}; see maps/."))
     parts.append(blocks.notes(texts(facts, "notes")))
@@ -106,6 +115,18 @@ def _one_map(folder: Path, entry: Mapping[str, Any], faults: list[str]) -> list[
     ]
 
 
+def _nearest(links: pd.DataFrame | None, factor: str) -> str:
+    """Say which clinical variable a factor is nearest to; nothing where none was tested against it."""
+    if links is None:
+        return ""
+    own = links[(links["factor"] == factor) & (links["family"] != "shared") & links["p_value"].notna()]
+    if not len(own):
+        return ""
+    best = by_strength(own).iloc[0]
+    extent = format_interval(best["estimate"], best["ci_low"], best["ci_high"])
+    return f"{best['variable']} ({unit(best['effect'])} = {extent}, p FDR {format_p(best['p_fdr'])})"
+
+
 def _verdicts(entry: Mapping[str, Any]) -> list[dict[str, str]]:
     return [blocks.verdict(verdict.get("text", ""), verdict.get("level")) for verdict in records(entry, "verdicts")]
 
@@ -134,6 +155,7 @@ def _facts(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     counts = found.items() if isinstance(found, Mapping) else [("voxels", found)]
     missing = as_number(entry.get("n_missing"))
     return [
+        ("nearest clinical variable", str(entry.get("nearest", ""))),
         ("participants", _count(entry.get("n")) + (f" ({format_count(missing)} without a value)" if missing else "")),
         ("strongest voxel", f"t {format_number(entry.get('max_t'))}" if entry.get("max_t") is not None else ""),
         ("at", f"({', '.join(format_figure(x) for x in place)}) mm" if len(place) == 3 else ""),

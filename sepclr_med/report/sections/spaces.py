@@ -15,6 +15,7 @@ from sepclr_med.report.collect import dig, texts
 from sepclr_med.report.scatter import (
     SPACE_NAMES,
     choose_shown,
+    describe_far,
     describe_groups,
     draw_legend,
     draw_plane,
@@ -105,6 +106,7 @@ def describe_spaces(data: Mapping[str, Any], people: Participants | None) -> blo
             f"space are arbitrary up to rotation, and two of them are not the whole of it: groups that overlap here "
             f"may still be apart, and a pattern seen here is no test.{rest}"
         ),
+        blocks.paragraph(describe_far(planes, shown)),
         *figures[:OPEN],
         blocks.details(f"{len(figures) - OPEN} more variables", figures[OPEN:]) if len(figures) > OPEN else None,
     ]

@@ -1,4 +1,4 @@
-"""Groups among target participants, or a continuum."""
+"""Groups among target participants, where any were found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from sepclr_med.analysis.participants import Participants
 from sepclr_med.report import blocks
 from sepclr_med.report.collect import records, texts
 from sepclr_med.report.figures import Curve, draw_curves
-from sepclr_med.report.scatter import choose_shown, describe_groups, draw_legend, draw_plane, find_plane, group_values
+from sepclr_med.report.scatter import (
+    choose_shown,
+    describe_far,
+    describe_groups,
+    draw_legend,
+    draw_plane,
+    find_plane,
+    group_values,
+)
 from sepclr_med.report.sections.card import interval_column
 from sepclr_med.report.sections.forests import unit
 from sepclr_med.report.tables import Column, count_column, has_values, make_table, number_column, p_column, text_column
@@ -42,14 +50,14 @@ def describe_subtypes(data: Mapping[str, Any], people: Participants | None) -> b
     said = [blocks.verdict(words, "info")] if isinstance(words, str) and words else []
     parts = [
         blocks.paragraph(
-            "Whether target participants fall into groups in the salient space or lie along a continuum. A clustering "
-            "algorithm returns groups from any data; only agreement of the criteria below, against what one cloud or a "
-            "continuum would give, is evidence for them."
+            "Whether target participants fall into groups in the salient space. A clustering algorithm returns groups "
+            "from any data; only agreement of the criteria below, against what one cloud or a continuum would give, is "
+            "evidence for them. That none were found does not prove a continuum."
         ),
         blocks.verdicts(said),
         blocks.facts(_facts(found)),
         _criteria_figure(criteria),
-        blocks.table(_criteria_table(criteria)),
+        blocks.table(_criteria_table(criteria, as_number(found.get("n_fitted")))),
         _group_figure(data["assignments"], people) if n_groups != 1 else None,
         blocks.table(_links_table(data["tables"].get("subtype_links"))),
         blocks.notes(texts(found, "notes")),
@@ -82,8 +90,8 @@ def _facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.get("group_sizes"),
     )
     return [
-        ("groups", "" if n_groups is None else "none: a continuum" if n_groups <= 1 else f"{n_groups:.0f}"),
-        ("model", _model(found["model"]) if found.get("model") else ""),
+        ("groups", "" if n_groups is None else "none found" if n_groups <= 1 else f"{n_groups:.0f}"),
+        ("model", _model(found["model"]) if found.get("model") and n_groups != 1 else ""),
         ("sizes in the fit", say_list(map(format_count, sizes)) if isinstance(sizes, list) and sizes else ""),
         ("fitted on", " ".join([format_count(fitted), str(found.get("fitted_on", "participants"))]) if fitted else ""),
         *[(f"gap in {gap.get('geometry')}, p", format_p(gap.get("p_value"))) for gap in records(found, "gaps")],
@@ -117,13 +125,15 @@ def _criteria_figure(criteria: pd.DataFrame | None) -> blocks.Block | None:
     return blocks.figure(drawings, caption)
 
 
-def _criteria_table(criteria: pd.DataFrame | None) -> blocks.Block | None:
+def _criteria_table(criteria: pd.DataFrame | None, n: float | None) -> blocks.Block | None:
     if criteria is None:
         return None
+    criteria = criteria.assign(smallest=(criteria["smallest_share"] * n).round() if n else float("nan"))
     columns = [
         Column("model", lambda row: _model(row["model"])),
         count_column("k", "k", "number of groups"),
         number_column("BIC", "bic", 1, "Bayesian information criterion; lower is better"),
+        count_column("smallest", "smallest", "participants in the smallest group; one or two are outliers, no group"),
         number_column("silhouette", "silhouette", 3),
         number_column("null 95%", "silhouette_null_95", 3, "95th percentile of the silhouette under one Gaussian"),
         p_column("p", "p_value", "of the silhouette under one Gaussian"),
@@ -131,7 +141,8 @@ def _criteria_table(criteria: pd.DataFrame | None) -> blocks.Block | None:
         number_column("split half", "stability_split_half", 2, "adjusted Rand index between halves"),
     ]
     caption = "Criteria for the number of groups."
-    return make_table("criteria", caption, columns, criteria, "analysis/subtypes_criteria.tsv")
+    kept = [c for c in columns if c.heading != "smallest" or has_values(criteria, "smallest")]
+    return make_table("criteria", caption, kept, criteria, "analysis/subtypes_criteria.tsv")
 
 
 def _group_figure(assignments: pd.DataFrame | None, people: Participants | None) -> blocks.Block | None:
@@ -154,7 +165,7 @@ def _group_figure(assignments: pd.DataFrame | None, people: Participants | None)
     words = describe_groups(groups, is_scale, shown)
     drawing = draw_plane(plane, shown, groups, "Groups in the salient space", words, width=320)
     whom = f"the {int(shown.sum())} {'held-out ' if is_held_out else ''}participants with a group"
-    caption = f"The groups: {whom}, on {plane.words}"
+    caption = f"The groups: {whom}, on {plane.words}. {describe_far([plane], shown)}"
     return blocks.figure([drawing], caption, draw_legend(groups, is_scale, shown), "pair")
 
 
@@ -167,7 +178,7 @@ def _links_table(links: pd.DataFrame | None) -> blocks.Block | None:
         count_column("n", "n"),
         interval_column("estimate [95% CI]", "estimate"),
         Column("unit", lambda row: unit(row["effect"])),
-        p_column("p", "p_value", "permutations within blocks"),
+        p_column("p", "p_value", "permutations within blocks, where there are any"),
         p_column("p free", "p_free", "free permutations: a warning, not a result"),
         p_column("p FWE", "p_fwe"),
         p_column("p FDR", "p_fdr"),

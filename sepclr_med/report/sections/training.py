@@ -12,7 +12,7 @@ from sepclr_med.report import blocks
 from sepclr_med.report.collect import dig
 from sepclr_med.report.figures import Curve, draw_curves
 from sepclr_med.report.methods_model import name_chain, name_encoder
-from sepclr_med.report.wording import format_count, format_figure, format_seconds
+from sepclr_med.report.wording import as_number, format_count, format_figure, format_seconds, plural
 
 PANELS = {
     "objective": {"total": ""},
@@ -40,16 +40,32 @@ def describe_training(data: Mapping[str, Any]) -> blocks.Block | None:
     if history is None and not any(step.get("step") == "fit" for step in data["steps"]):
         return None
     drawings = draw_history(history) if history is not None else []
-    caption = (
-        "Every term of the objective against the epoch. Solid: training; dashed, with marks: validation, which was "
-        "watched and never fitted. Lower is better, except for the norms: the target's should stay above the "
-        "background's, which is pulled to zero."
-    )
     parts = [
         blocks.facts(_settings(data)),
-        blocks.figure(drawings, f"{caption} All values are in history.tsv."),
+        blocks.figure(drawings, f"{_caption(data, history)} All values are in history.tsv."),
     ]
     return blocks.section("training", "Training", parts)
+
+
+def _caption(data: Mapping[str, Any], history: pd.DataFrame | None) -> str:
+    lower = (
+        "Lower is better, except for the norms, mean lengths of the salient head's output: the target's should stay "
+        "above the background's, which is pulled to zero."
+    )
+    watched = history.filter(regex="^val_").notna().any(axis=1).sum() if history is not None else 0
+    if not watched:
+        return f"Every term of the objective against the epoch, in training. {lower}"
+    every, size = (as_number(dig(data["config"], "training", key)) for key in ("validate_every", "batch_size"))
+    often = f"measured every {plural(every, 'epoch')} and after the last" if every else "not measured in every epoch"
+    line = "a mark without a line" if watched == 1 else "dashed, with marks"
+    of_batch = f" (at most {format_count(size)} images)" if size else ""
+    return (
+        f"Every term of the objective against the epoch. Solid: training. Validation, which was watched and never "
+        f"fitted, is {line}: it is {often}. {lower} The gap between training and validation does not measure "
+        f"overfitting: uniformity, joint entropy and the objective depend on how many images a batch{of_batch} holds, "
+        "of which validation may have fewer; and training normalises by the batch, validation by running averages, "
+        "which lag in the first epochs. Compare a curve with its own past."
+    )
 
 
 def draw_history(history: pd.DataFrame) -> list[Markup]:
@@ -89,7 +105,10 @@ def _settings(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("method", str(dig(config, "method", "name", default=""))),
         ("factors", f"{dims[0]} common, {dims[1]} salient" if None not in dims else ""),
-        ("weights", "salient {}, null {}, joint {}".format(*weights) if None not in weights else ""),
+        (
+            "weights",
+            "salient {}, null salient {}, joint entropy {}".format(*weights) if None not in weights else "",
+        ),
         ("network", name_encoder(config)),
         (
             "images",

@@ -106,7 +106,7 @@ def _prediction_table(table: pd.DataFrame) -> blocks.Block:
         Column("metric", lambda row: METRICS.get(row["metric"], row["metric"])),
         interval_column("value [95% CI]", "value"),
         number_column("chance", "chance"),
-        p_column("p", "p_value", "permutations within blocks"),
+        p_column("p", "p_value", "permutations within blocks, where there are any"),
         p_column("p free", "p_free", "the same with free permutations: a warning, not a result"),
         count_column("n", "n"),
     ]

@@ -24,6 +24,17 @@
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
     said.textContent = `sorted by ${heading.textContent.trim()}, ${down ? "descending" : "ascending"}`;
   };
+  // A table that hides columns says so; how wide it is, is known only here.
+  const point = () => {
+    for (const box of document.querySelectorAll(".table .scroll")) {
+      const hides = box.scrollWidth > box.clientWidth + 1;
+      const hint = box.parentElement.querySelector(".sideways");
+      if (hint) hint.hidden = !hides;
+    }
+  };
+  window.addEventListener("resize", point);
+  document.addEventListener("toggle", point, true);
+  point();
   for (const table of document.querySelectorAll("table.sortable")) {
     Array.from(table.tHead.rows[0].cells).forEach((heading, place) => {
       const button = document.createElement("button");
