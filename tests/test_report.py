@@ -695,6 +695,10 @@ def test_untested_variables_stand_in_the_open_and_nulls_are_one_list_in_brief(ru
     assert words.count("severity: no link was detected.") == 1
     items = Page(report(run).read_text()).text("li")
     assert "Another." in items
+    said = " ".join(Page(report(run).read_text()).text("p"))
+    assert "p is from free permutations, as there are no blocks" in said
+    (run / "analysis/link.json").unlink()
+    assert "p is from permutations within blocks;" in " ".join(Page(report(run).read_text()).text("p"))
     assert not any(item.startswith("Not probed") for item in items)
 
 

@@ -86,11 +86,11 @@ def _says_untested(note: str) -> bool:
 
 def _which_p(settings: Any) -> str:
     """Say what each p-value of the section is."""
-    within = _worded(dig(settings, "blocks"))
+    within = _worded(dig(settings, "blocks", default=[] if settings else "blocks"))
     how = (
         f"p is from permutations within {within}; p free is the same test as if everyone were exchangeable, what would "
         "have been claimed without the blocks, and is no basis for a claim"
-        if within or not settings
+        if within
         else "p is from free permutations, as there are no blocks within which to permute; p free is the same"
     )
     return (
