@@ -5,8 +5,9 @@ The sections and their fields are in :mod:`sepclr_med.settings`.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -41,9 +42,18 @@ WORDS = {
     "bool_type": "neither true nor false",
     "string_type": "not a text",
     "list_type": "not a list: write [a, b]",
+    "finite_number": "not a finite number",
     "model_type": "not a section of keys with values",
     "dict_type": "not a section of keys with values",
 }
+BOUNDS = {
+    "greater_than_equal": "{ge:g} or more",
+    "greater_than": "more than {gt:g}",
+    "less_than_equal": "{le:g} or less",
+    "less_than": "less than {lt:g}",
+}
+# What pydantic adds to a place where one of several kinds of values is allowed.
+ALTERNATIVE = re.compile(r"literal\[.*\]|constrained-\w+")
 
 
 class Config(Section):
@@ -88,9 +98,9 @@ def load_config(recipe: str | Path | None = None, overrides: Iterable[str] = ())
     """
     source = str(recipe) if recipe is not None else SETTINGS
     values = read_yaml(recipe) if recipe is not None else {}
-    for assignment in overrides:
-        _assign(values, assignment)
-    return parse_config(values, source)
+    assigned = [_assign(values, assignment) for assignment in overrides]
+    # Without a recipe nothing else can be to blame.
+    return parse_section(Config, values, source, assigned if recipe is not None else ())
 
 
 def parse_config(values: dict[str, Any], source: str = SETTINGS) -> Config:
@@ -104,8 +114,19 @@ def parse_config(values: dict[str, Any], source: str = SETTINGS) -> Config:
     return parse_section(Config, values, source)
 
 
-def parse_section(section: type[S], values: dict[str, Any], source: str = "configuration") -> S:
+def parse_section(
+    section: type[S], values: dict[str, Any], source: str = "configuration", assigned: Sequence[tuple[str, ...]] = ()
+) -> S:
     """Build a section from a plain dictionary, with all its problems at once.
+
+    Parameters
+    ----------
+    section : type
+    values : dict
+    source : str, default="configuration"
+        File that they come from.
+    assigned : sequence of tuple of str, default=()
+        Keys that ``--set`` put over those of the file.
 
     Raises
     ------
@@ -122,8 +143,13 @@ def parse_section(section: type[S], values: dict[str, Any], source: str = "confi
         return section.model_validate(values)
     except ValidationError as error:
         file = "" if source == SETTINGS else source
-        problems = [_problem(detail, file, section) for detail in error.errors()]
-    raise ConfigError(f"{source}: {len(problems)} problem(s) to mend", problems)
+        found: dict[tuple[str, ...], list[Any]] = {}
+        for detail in error.errors():
+            place = tuple(part for part in map(str, detail["loc"]) if not ALTERNATIVE.fullmatch(part))
+            found.setdefault(place, []).append(detail)
+        problems = [_problem(place, details, file, section, assigned) for place, details in found.items()]
+    blamed = source if not assigned or any(problem.file for problem in problems) else "--set"
+    raise ConfigError(f"{blamed}: {len(problems)} problem(s) to mend", problems)
 
 
 def dump_config(config: Config) -> str:
@@ -175,7 +201,7 @@ def _describe_yaml_error(error: yaml.YAMLError, file: str, fix: str) -> Problem:
     )
 
 
-def _assign(values: dict[str, Any], assignment: str) -> None:
+def _assign(values: dict[str, Any], assignment: str) -> tuple[str, ...]:
     key, equals, text = assignment.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -186,6 +212,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         values[part] = dict(inner) if isinstance(inner, dict) else {}
         values = values[part]
     values[path[-1]] = parse_value(text)
+    return tuple(path)
 
 
 def parse_value(text: str) -> Any:
@@ -258,31 +285,73 @@ def _require_small(value: Any) -> None:
             left += part
 
 
-def _problem(detail: Any, source: str, section: type[Section]) -> Problem:
-    path = [str(part) for part in detail["loc"]]
-    name = ".".join(path) or "configuration"
+def _problem(
+    path: tuple[str, ...],
+    details: Sequence[Any],
+    file: str,
+    section: type[Section],
+    assigned: Sequence[tuple[str, ...]],
+) -> Problem:
+    """Put what is wrong at one place into words; several details are the kinds of values it could have."""
+    name, detail = ".".join(path) or "configuration", details[0]
+    if any(path[: len(key)] == key for key in assigned):
+        file, name = "", f"--set {name}"
+    elif beneath := [".".join(key) for key in assigned if key[: len(path)] == path]:
+        # Of a section as a whole either may be to blame.
+        file = f"{file} with --set {', '.join(beneath)}"
     if detail["type"] == "extra_forbidden":
         known = list(_fields_at(path[:-1], section))
         hint = _find_elsewhere(path[-1], section) or did_you_mean(path[-1], known)
-        return Problem(f"unknown key {name}", file=source, allowed=", ".join(known), fix=hint or "remove it")
+        message = f"unknown key {name}" if not name.startswith("--set") else f"{name}: unknown key"
+        return Problem(message, file=file, allowed=", ".join(known), fix=hint or "remove it")
+    got = _show(detail["input"])
+    allowed = ", or ".join(filter(None, map(_describe_allowed, details)))
     if detail["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        hint = did_you_mean(str(detail["input"]).lower(), choices)
-        allowed = ", ".join(choices) or detail["ctx"]["expected"]
-        return Problem(f"{name}: no such choice", file=source, got=str(detail["input"])[:80], allowed=allowed, fix=hint)
+        hint = did_you_mean(got.lower(), _list_choices(detail))
+        return Problem(f"{name}: no such choice", file=file, got=got, allowed=allowed, fix=hint)
+    if detail["type"] in BOUNDS:
+        return Problem(f"{name}: is {got}", file=file, allowed=allowed)
     said = WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-    # What a whole section holds is said by the message itself.
-    got = "" if isinstance(detail["input"], dict | BaseModel) else str(detail["input"])[:80]
-    return Problem(f"{name}: {said}", file=source, got=got)
+    return Problem(f"{name}: {said}", file=file, got=got)
+
+
+def _describe_allowed(detail: Any) -> str:
+    if detail["type"] == "literal_error":
+        return ", ".join(_list_choices(detail)) or str(detail["ctx"]["expected"])
+    if detail["type"] in BOUNDS:
+        return BOUNDS[detail["type"]].format(**detail["ctx"])
+    return WORDS.get(detail["type"], "").removeprefix("not ")
+
+
+def _list_choices(detail: Any) -> list[str]:
+    return re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+
+
+def _show(value: Any) -> str:
+    """Return a value as it is written in YAML; what a whole section holds is said by the message itself."""
+    if isinstance(value, dict | BaseModel):
+        return ""
+    return (json.dumps(value) if value is None or isinstance(value, bool) else str(value))[:80]
+
+
+def find_settings(key: str, section: type[Section] = Config) -> list[str]:
+    """Return the full names of the settings that are called so.
+
+    Examples
+    --------
+    >>> find_settings("epochs"), find_settings("seed")
+    (['training.epochs'], ['training.seed', 'evaluation.seed'])
+    """
+    return [f"{name}.{key}" for name in section.model_fields if key in _fields_at([name], section)]
 
 
 def _find_elsewhere(key: str, section: type[Section]) -> str:
     """Return a hint for a key that stands in another section than its own."""
-    homes = [f"{name}.{key}" for name in section.model_fields if key in _fields_at([name], section)]
+    homes = find_settings(key, section)
     return f"did you mean {' or '.join(homes)}?" if homes else ""
 
 
-def _fields_at(path: list[str], section: type[Section]) -> Iterable[str]:
+def _fields_at(path: Sequence[str], section: type[Section]) -> Iterable[str]:
     model: type[BaseModel] = section
     # The number of a section in a list of sections names no field.
     for part in (part for part in path if not part.isdecimal()):

@@ -308,7 +308,10 @@ class MethodConfig(Section):
         if len(self.attributes) > self.salient_dim:
             raise ValueError(f"{len(self.attributes)} attributes need as many salient factors, not {self.salient_dim}")
         if self.name in TWO_SPACES and self.erase_salient >= self.common_dim:
-            raise ValueError(f"erase_salient={self.erase_salient} leaves nothing of a common_dim of {self.common_dim}")
+            raise ValueError(
+                f"erase_salient={self.erase_salient} leaves nothing of a common_dim of {self.common_dim}: set "
+                "method.erase_salient=0, or a larger method.common_dim"
+            )
         if self.salient_variance not in ("auto", 1) and (self.attributes or self.disorder_dim):
             raise ValueError("salient_variance mixes factors: leave it at 1 with attributes and with disorder_dim")
         return self

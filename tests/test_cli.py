@@ -75,6 +75,27 @@ def test_wrong_usage_is_exit_code_2(run_verb):
     assert run_verb("fit")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["--epochs", "5"], "--set training.epochs=5"),
+        (["--micro-batch=8"], "--set training.micro_batch=8"),
+        (["--target", "depr", "MDD"], "separated by commas: --target depr,MDD"),
+        (["--background", "control", "HC", "--target", "depr"], "separated by commas: --background control,HC"),
+    ],
+)
+def test_words_that_are_no_option_are_told_how_they_are_written(words, advice, run_verb):
+    code, _, err = run_verb("fit", "manifest.tsv", "run", *words)
+    assert code == 2
+    assert advice in " ".join(err.replace("\u2502", " ").split())
+
+
+def test_a_setting_is_not_advised_to_a_verb_that_reads_none(run_verb):
+    code, _, err = run_verb("simulate", "folder", "--epochs", "5")
+    assert code == 2
+    assert "--set training" not in err
+
+
 def test_a_users_mistake_is_one_message_without_a_traceback(run_verb, tmp_path):
     code, _, err = run_verb("check", tmp_path / "absent.tsv")
     assert code == 1

@@ -33,9 +33,46 @@ def test_unknown_keys_are_refused_all_at_once_with_the_nearest_name():
     assert 'did you mean "test_size"?' in message
 
 
-def test_values_out_of_range_name_the_key_and_what_was_found():
-    with pytest.raises(ConfigError, match=r'views.affine.*less than or equal to 1.*got "3"'):
-        load_config(overrides=["views.affine=3"])
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("training.epochs=-3", "training.epochs: is -3; allowed: 1 or more"),
+        ("views.affine=3", "views.affine: is 3; allowed: 1 or less"),
+        ("training.learning_rate=0", "training.learning_rate: is 0; allowed: more than 0"),
+        ("training.warmup=1", "training.warmup: is 1; allowed: less than 1"),
+        ("training.epochs=null", 'training.epochs: not a whole number; got "null"'),
+        ("method.contrast=-1", 'method.contrast: no such choice; got "-1"; allowed: auto, or 0 or more'),
+        ("method.contrast=atuo", 'got "atuo"; allowed: auto, or a number; fix: did you mean "auto"?'),
+    ],
+)
+def test_values_that_are_not_allowed_name_the_key_what_was_found_and_what_is_allowed(assignment, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides=[assignment])
+    assert len(caught.value.problems) == 1
+    assert said in str(caught.value)
+
+
+def test_what_stood_on_the_command_line_is_not_blamed_on_the_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {epochs: 0}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(recipe, ["training.epoch=5", "views.affine=3", "method.common_dim=2"])
+    first, *said = str(caught.value).splitlines()
+    assert first == f"{recipe}: 4 problem(s) to mend"
+    assert [line.strip().partition(": ")[0] for line in said] == [
+        "--set views.affine",
+        f"{recipe} with --set method.common_dim",
+        str(recipe),
+        "--set training.epoch",
+    ]
+    with pytest.raises(ConfigError, match=r"^--set: 1 problem") as caught:
+        load_config(recipe, ["training.epochs=-1"])
+    assert str(recipe) not in str(caught.value)
+
+
+def test_few_common_factors_are_told_the_setting_that_leaves_some():
+    with pytest.raises(ConfigError, match=r"set method\.erase_salient=0, or a larger method\.common_dim"):
+        load_config(overrides=["method.common_dim=2"])
 
 
 def test_overrides_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path):

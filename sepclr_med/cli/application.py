@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from sepclr_med.cli.mistaken_words import Program
 from sepclr_med.cli.options import Verbose, traceback_wanted
 from sepclr_med.errors import UserError, describe_lost_resource
 
 NAME = "sepclr-med"
-app = typer.Typer(
+app = Program(
     name=NAME,
     help="What varies among patients that does not vary among controls? From MRI and a table to salient embeddings.",
     no_args_is_help=True,
