@@ -84,7 +84,7 @@ def compare(
         raise ConfigError("compare: seeds", [problem])
     arms = plan_arms(recipes, methods, list(overrides))
     first = next(iter(arms.values()))
-    cohort = read_cohort(first.cohort, Path(recipes[0]).parent, RunDir(folder))
+    cohort = read_cohort(first.cohort, recipes[0], RunDir(folder))
     cache = folder / "cache"
     runs: dict[str, list[dict[str, pd.DataFrame]]] = {name: [] for name in arms}
     # Seed by seed, so that an early look has every method.

@@ -103,7 +103,7 @@ def run_controls(
     started = datetime.now(timezone.utc)
     folder, config = Path(output_dir), load_config(recipe, overrides)
     _check(kinds, strengths, n_runs)
-    cohort = read_cohort(config.cohort, Path(recipe).parent, RunDir(folder / "source"))
+    cohort = read_cohort(config.cohort, recipe, RunDir(folder / "source"))
     roles = assign_roles(cohort, config.cohort.background, config.cohort.target)
     rows = cohort[roles.notna() & cohort["split"].ne("test")].reset_index(drop=True)
     is_control = rows["diagnosis"].isin(config.cohort.background)

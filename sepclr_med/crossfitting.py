@@ -74,7 +74,7 @@ def plan_cross_fit(
     RunError
         When the folder holds something else.
     """
-    _require_unseen_sites_can_be_rendered(config, n_folds)
+    _require_unseen_sites_can_be_rendered(manifest, config, n_folds)
     require_sealed(manifest)
     manifest = manifest.copy()
     # The rows of a cross-fit are those that are not sealed.
@@ -289,9 +289,11 @@ def _require_names_of_their_own(folds: list[str]) -> None:
         raise ConfigError("cross-fit: names of folds", [problem])
 
 
-def _require_unseen_sites_can_be_rendered(config: Config, n_folds: int | None) -> None:
-    if n_folds is not None or not needs_reference(config) or "site" not in config.volumes.normative.covariates:
+def _require_unseen_sites_can_be_rendered(manifest: pd.DataFrame, config: Config, n_folds: int | None) -> None:
+    covariates = config.volumes.normative.covariates
+    if n_folds is not None or not needs_reference(config) or "site" not in covariates:
         return
-    fix = "--set 'volumes.normative.covariates=[age,sex,tiv]', or --set method.name=sepclr_paper"
+    others = ",".join(name for name in covariates if name != "site" and name in manifest)
+    fix = f"--set 'volumes.normative.covariates=[{others}]', or --set method.name=sepclr_paper"
     unknown = Problem("the normative reference cannot render images of a site whose controls it never saw", fix=fix)
     raise ConfigError("leave-site-out: a site left out could not be embedded", [unknown])

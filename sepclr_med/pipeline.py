@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -19,13 +20,23 @@ from sepclr_med.anatomy.explanation import SENSITIVITIES, explain
 from sepclr_med.cohort.bids import bids_options, find_images
 from sepclr_med.cohort.embeddings import SPACES, embedding_path
 from sepclr_med.cohort.manifest import forward, read_manifest, write_manifest
+from sepclr_med.cohort.named_columns import list_columns, require_named_columns
 from sepclr_med.cohort.preflight import CheckResult, check_cohort, problems_table
 from sepclr_med.cohort.simulate import simulate_with
 from sepclr_med.cohort.splits import assign_splits
 from sepclr_med.config import Config, dump_config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
 from sepclr_med.engine import process_grid
-from sepclr_med.errors import ConfigError, ManifestError, PreemptedError, Problem, RunError, TooFewError, UserError
+from sepclr_med.errors import (
+    ConfigError,
+    ManifestError,
+    PreemptedError,
+    Problem,
+    RunError,
+    TooFewError,
+    UserError,
+    did_you_mean,
+)
 from sepclr_med.report.render import report
 from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table, write_text
 from sepclr_med.runs import note_seal, read_config, refuse_strangers, require_sealed
@@ -72,7 +83,8 @@ def run_recipe(
     refuse_strangers(run)
     several = _several_processes(config)
     say("cohort")
-    manifest = find_cohort(config.cohort, Path(recipe).parent, run)
+    manifest = find_cohort(config.cohort, recipe, run)
+    require_named_columns(manifest, config, str(recipe))
     say(f"check: {len(manifest)} images")
     result = check_cohort(manifest, config.cohort.background, config.cohort.target, cache_file=run.image_facts)
     _write_check(run, result)
@@ -166,7 +178,7 @@ def _explain(run: RunDir, config: Config, say: Callable[[str], None]) -> None:
         explain(
             run.path,
             factors,
-            covariates=[name for name in settings.covariates if name in manifest],
+            covariates=list_columns(settings, "covariates", manifest),
             n_permutations=settings.explain_permutations,
             sensitivity=sensitivity,
             seed=settings.seed,
@@ -200,13 +212,15 @@ def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: b
     note_seal(run, manifest)
 
 
-def read_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:
+def read_cohort(cohort: CohortConfig, recipe: str | Path, run: RunDir) -> pd.DataFrame:
     """Return the manifest of a recipe's cohort, with splits."""
-    return split_cohort(find_cohort(cohort, folder, run), cohort)
+    return split_cohort(find_cohort(cohort, recipe, run), cohort)
 
 
-def find_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame:
+def find_cohort(cohort: CohortConfig, recipe: str | Path, run: RunDir) -> pd.DataFrame:
     """Return the manifest that a recipe names, finds in BIDS, or simulates; paths are relative to its folder."""
+    folder = Path(recipe).parent
+    _require_places(cohort, recipe)
     if cohort.simulate is not None:
         base = cohort.simulate.get("base")
         options = cohort.simulate if base is None else {**cohort.simulate, "base": folder / str(base)}
@@ -222,6 +236,22 @@ def find_cohort(cohort: CohortConfig, folder: Path, run: RunDir) -> pd.DataFrame
     raise ConfigError(
         "recipe: no cohort", [Problem("cohort.manifest, cohort.bids and cohort.simulate are empty", fix=fix)]
     )
+
+
+def _require_places(cohort: CohortConfig, recipe: str | Path) -> None:
+    """Refuse a recipe that names files and folders which are not there; absolute paths may be of the command line."""
+    named = {"cohort.manifest": cohort.manifest, "cohort.bids_root": cohort.bids_root}
+    named["cohort.bids.root"] = cohort.bids.root if cohort.bids is not None else None
+    problems = []
+    for key, name in named.items():
+        place = Path(recipe).absolute().parent / forward(name or "")
+        if name and not Path(forward(name)).is_absolute() and not place.exists():
+            beside = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+            fix = did_you_mean(place.name, beside) or "check the path, which is relative to the recipe"
+            message = f"{key}: there is no {os.path.normpath(place)}"
+            problems.append(Problem(message, file=str(recipe), got=name, fix=fix))
+    if problems:
+        raise ConfigError(f"{recipe}: names what is not there", problems)
 
 
 def split_cohort(manifest: pd.DataFrame, cohort: CohortConfig) -> pd.DataFrame:

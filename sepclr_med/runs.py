@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manif
 from sepclr_med.config import Config, dump_config, parse_config, read_yaml
 from sepclr_med.errors import RunError, did_you_mean
 from sepclr_med.rundir import RunDir, read_json, write_json, write_text
+
+logger = logging.getLogger(__name__)
 
 # They change where and how fast the work is done, or steps after training, never the weights.
 FREE_KEYS = (
@@ -55,6 +58,7 @@ def open_run(run: RunDir, manifest: pd.DataFrame, config: Config, overwrite: boo
     if run.config.exists() and (run.checkpoint().is_file() or run.cross_fit.is_file()):
         _require_same(run, manifest, config)
         note_seal(run, manifest)
+        _take_evaluation(run, config)
         return
     for split in ("train", "val", "test"):
         write_manifest(manifest[manifest["split"] == split], run.part(split))
@@ -135,11 +139,8 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _require_same(run: RunDir, manifest: pd.DataFrame, config: Config) -> None:
-    before, now = (flatten(c.model_dump(mode="json")) for c in (read_config(run), config))
-    bound = [k for k in now.keys() | before.keys() if k in BOUND_KEYS or not k.startswith(FREE_KEYS)]
-    changes = [
-        f"{key}: {before.get(key)} -> {now.get(key)}" for key in sorted(bound) if before.get(key) != now.get(key)
-    ]
+    changed = _changed_settings(read_config(run), config)
+    changes = [said for key, said in changed.items() if key in BOUND_KEYS or not key.startswith(FREE_KEYS)]
     changes += _manifest_changes(read_manifest(run.manifest), manifest)
     if changes:
         lines = "\n".join(f"  {change}" for change in changes)
@@ -147,6 +148,24 @@ def _require_same(run: RunDir, manifest: pd.DataFrame, config: Config) -> None:
             f"{run.path}: holds a run made with other settings:\n{lines}\n"
             "Use another run folder, restore the settings, or start over with --overwrite."
         )
+
+
+def _take_evaluation(run: RunDir, config: Config) -> None:
+    """Record the evaluation that is asked for now: no weights depend on it, and later steps read it there."""
+    recorded = read_config(run)
+    changed = _changed_settings(recorded, config)
+    if changes := [said for key, said in changed.items() if key.startswith("evaluation.")]:
+        write_text(run.config, dump_config(recorded.model_copy(update={"evaluation": config.evaluation})))
+        logger.warning("%s: the evaluation has other settings now: %s", run.path, "; ".join(changes))
+
+
+def _changed_settings(recorded: Config, asked: Config) -> dict[str, str]:
+    before, now = (flatten(config.model_dump(mode="json")) for config in (recorded, asked))
+    return {
+        key: f"{key}: {before.get(key)} -> {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    }
 
 
 def _manifest_changes(before: pd.DataFrame, now: pd.DataFrame) -> list[str]:

@@ -62,7 +62,7 @@ class SplitConfig(Section):
     val_size: float = Field(0.1, ge=0, lt=1)
     """Share of participants for validation during training."""
     stratify: list[str] = ["diagnosis", "site"]
-    """Columns whose joint distribution the parts should share; absent columns are passed over."""
+    """Columns whose joint distribution the parts should share: these as far as they are there, of another list each."""
     leave_site_out: str | None = None
     """Name of one site that is the test set as a whole."""
     seed: int = Field(0, ge=0)
@@ -101,8 +101,8 @@ class NormativeConfig(Section):
     """The normative reference: what an image of a control of this age, sex, site and head size looks like."""
 
     covariates: list[str] = ["age", "sex", "site", "tiv"]
-    """Columns whose effect on controls is taken out of deviations, as far as the manifest has them. A new participant
-    needs the same columns, and a site of its own controls."""
+    """Columns whose effect on controls is taken out of deviations: these as far as the manifest has them, of another
+    list each. A new participant needs the same columns, and a site of its own controls."""
     pooled: list[str] = ["site"]
     """Covariates among these whose effect is taken to be the same in patients as in controls, as harmonisation does:
     patients, with effects of the others of their own, help to estimate it. Where patients of one site are more ill,
@@ -272,12 +272,12 @@ class MethodConfig(Section):
     w_attributes: float = Field(1.0, ge=0)
     """Weight of both."""
     nuisances: list[str] = []
-    """Columns the salient head is pushed away from on target rows (HSIC), as far as the manifest has them."""
+    """Columns the salient head is pushed away from on target rows (HSIC); one that is not there is warned about."""
     w_nuisance: float = Field(10.0, ge=0)
     """Weight of that."""
     erase: list[str] = []
     """Columns that no straight line may read from the exported salient space of training targets (LEACE, Belrose et
-    al. 2023), as far as the manifest has them. What disease shares with them is lost too."""
+    al. 2023); one that is not there is warned about. What disease shares with them is lost too."""
     erase_salient: int = Field(2, ge=0)
     """Leading axes of the salient space that no straight line may read from the exported common space of training
     targets, erased likewise."""
@@ -396,9 +396,9 @@ class EvaluationConfig(Section):
     n_permutations: int = Field(10_000, ge=99)
     """Permutations behind each p-value of ``link``."""
     covariates: list[str] = ["age", "sex", "site", "tiv"]
-    """Columns ``link`` and ``explain`` adjust for, as far as the manifest has them."""
+    """Columns ``link`` and ``explain`` adjust for: these as far as the manifest has them, of another list each."""
     blocks: list[str] = ["site"]
-    """Columns within whose values permutations stay, as far as the manifest has them."""
+    """Columns within whose values permutations stay: site if the manifest has it, of another list each."""
     factors: list[Literal["salient", "canonical"]] = ["salient", "canonical"]
     """Factors ``link`` tests: the axes as trained, and canonical ones."""
     canonical: Literal["pca", "varimax"] = "pca"

@@ -22,6 +22,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sepclr_med.checkpoint import load_checkpoint, load_weights, mend_latest, save_checkpoint
+from sepclr_med.cohort.columns import suggest_column
 from sepclr_med.cohort.labels import Labels, Wanted, encode_labels
 from sepclr_med.cohort.manifest import assign_roles, manifest_hash
 from sepclr_med.cohort.trainable import require_both_groups, require_trainable
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 # A picture takes seconds on a busy machine: more of them cost a small training more than its steps.
 SECONDS_BETWEEN_PICTURES = 60.0
+DESIGNS = {"nuisance": "method.nuisances", "erase": "method.erase"}
 
 
 def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: bool = False) -> Path:
@@ -82,6 +84,8 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
 
     Raises
     ------
+    ConfigError
+        When settings name columns that the manifest does not have.
     ManifestError
         When the groups or splits cannot be trained on.
     VolumeError
@@ -167,7 +171,13 @@ def _wanted_labels(used: pd.DataFrame, config: Config) -> list[Wanted]:
     """Return the labels that the loss needs and those that are erased afterwards; designs as far as they are there."""
     find = getattr(find_method(config), "find_labels", lambda _: [])
     wanted = [*find(config), *(Wanted("erase", name, "design") for name in config.method.erase)]
-    return [label for label in wanted if label.kind != "design" or label.column in used]
+    found = [label for label in wanted if label.kind != "design" or label.column in used]
+    for label in wanted:
+        if label not in found:
+            hint = suggest_column(label.column, map(str, used.columns))
+            why = f"no such column; {hint}" if hint else "no such column"
+            logger.warning("%s does without %s: %s", DESIGNS[label.purpose], label.column, why)
+    return found
 
 
 def _require_something_left(labels: Labels, config: Config) -> None:

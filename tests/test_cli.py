@@ -10,6 +10,7 @@ import pytest
 
 from sepclr_med import simulate
 from sepclr_med.cli import app
+from sepclr_med.config import load_config
 
 TINY = [
     "volumes.spacing=12",
@@ -258,6 +259,77 @@ def test_run_does_everything_and_again_is_at_once_the_same(run_verb, tmp_path):
     assert made == [path.stat().st_mtime_ns for path in done[:2]]
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
     assert (folder / "analysis" / "separation.tsv").read_bytes() == first
+
+
+def test_columns_that_a_recipe_names_in_vain_are_refused_all_at_once_before_anything_is_made(
+    run_verb, cohort, tmp_path
+):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "evaluation:\n  covariates: [Age, gender, scaner]\n  variables: [severty, participant_id]\n"
+        "  families: {mood: [scor]}\n  blocks: [Site]\nvolumes: {normative: {covariates: [AGE]}}\n"
+    )
+    table = cohort / "manifest.tsv"
+    more = settings("method.attributes={svrity: continuous}")
+    for words in (
+        ["run", recipe, tmp_path / "runs" / "a", "--manifest", table],
+        ["fit", table, tmp_path / "runs" / "a"],
+    ):
+        code, _, err = run_verb(*words, *(["-c", recipe] if words[0] == "fit" else []), *more)
+        assert code == 1
+        assert "9 name(s) that are no column" in err
+        for said in (
+            'evaluation.covariates: no such column; got "Age"; fix: did you mean "age"?',
+            'evaluation.covariates: no such column; got "gender"; fix: did you mean "sex"?',
+            'evaluation.covariates: no such column; got "scaner"; allowed: diagnosis, age, sex, site',
+            'evaluation.variables: no such column; got "severty"; fix: did you mean "severity"?',
+            'evaluation.variables: not a variable; got "participant_id"',
+            'evaluation.families.mood: no such column; got "scor"; fix: did you mean "score"?',
+            'evaluation.blocks: no such column; got "Site"; fix: did you mean "site"?',
+            'method.attributes: no such column; got "svrity"; fix: did you mean "severity"?',
+            'volumes.normative.covariates: no such column; got "AGE"; fix: did you mean "age"?',
+        ):
+            assert said in err
+        assert not (tmp_path / "runs" / "a" / "data").exists()
+
+
+def test_run_takes_the_evaluation_of_the_recipe_anew_and_trains_nothing_again(run_verb, cohort, tmp_path, caplog):
+    recipe, folder = tmp_path / "recipe.yaml", tmp_path / "runs" / "a"
+    words = ["--manifest", cohort / "manifest.tsv", *settings("method.name=pca", "evaluation.explain=0")]
+    recipe.write_text("evaluation: {variables: [score]}\n")
+    code, _, err = run_verb("fit", cohort / "manifest.tsv", folder, "-c", recipe, *words[2:])
+    assert code == 0, err
+    # As it was recorded before names were looked at.
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("  - score\n", "  - scoore\n"))
+    weights = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    recipe.write_text(
+        "evaluation: {variables: [severity, both], covariates: [age], batteries: {both: [severity, score]}}\n"
+    )
+    code, _, err = run_verb("run", recipe, folder, *words)
+    assert code == 0, err
+    assert "evaluation.variables: ['scoore'] -> ['severity', 'both']" in caplog.text
+    assert weights == {path: path.stat().st_mtime_ns for path in weights}
+    evaluation = load_config(folder / "config.yaml").evaluation
+    assert (evaluation.variables, evaluation.covariates) == (["severity", "both"], ["age"])
+    table = pd.read_csv(folder / "analysis" / "separation.tsv", sep="\t")
+    # The battery is of link.
+    assert set(table["variable"]) == {"severity"}
+
+
+def test_a_recipe_that_names_what_is_not_there_is_named_with_the_key_and_the_place(run_verb, cohort, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("cohort: {manifest: tables/absent.tsv, bids_root: nowhere}\n")
+    code, _, err = run_verb("run", recipe, tmp_path / "runs" / "a")
+    assert code == 1
+    assert (
+        f'{recipe}: cohort.manifest: there is no {tmp_path / "tables" / "absent.tsv"}; got "tables/absent.tsv"' in err
+    )
+    assert f"{recipe}: cohort.bids_root: there is no {tmp_path / 'nowhere'}" in err
+    recipe.write_text("cohort: {bids: {root: recip.yaml}}\n")
+    code, _, err = run_verb("run", recipe, tmp_path / "runs" / "a")
+    assert "cohort.bids.root: there is no" in err
+    assert 'did you mean "recipe.yaml"?' in err
 
 
 def test_a_misspelt_component_of_a_simulation_is_named(run_verb, tmp_path):

@@ -279,7 +279,7 @@ def test_an_importer_beside_a_recipe_is_found_from_anywhere(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path / "elsewhere")
     for cohort, patients in (("own.yaml", "sadness"), ("ds002748", "depression")):
         bids = BidsConfig(root="data", cohort=cohort)
-        found = find_cohort(CohortConfig(bids=bids), tmp_path, RunDir(tmp_path / "run"))
+        found = find_cohort(CohortConfig(bids=bids), tmp_path / "recipe.yaml", RunDir(tmp_path / "run"))
         assert set(found["diagnosis"]) == {"control", patients}
 
 

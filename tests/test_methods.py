@@ -855,9 +855,12 @@ def test_erasing_more_directions_than_there_are_is_refused_before_training(cohor
         load_config(overrides=[*SETTINGS, "method.erase_salient=4"])
 
 
-def test_erasing_works_for_methods_in_closed_form_and_needs_no_column_of_a_new_participant(cohort, runs, tmp_path):
+def test_erasing_works_for_methods_in_closed_form_and_needs_no_column_of_a_new_participant(
+    cohort, runs, tmp_path, caplog
+):
     extra = ["method.name=pca", "method.salient_dim=8", "method.erase=[age,nosuchcolumn]"]
     run = fit(cohort, load_config(overrides=[*SETTINGS, *extra]), runs / "pca_erased")
+    assert "method.erase does without nosuchcolumn: no such column" in caplog.text
     plain = fit(cohort, load_config(overrides=[*SETTINGS, *extra[:2]]), runs / "pca_plain")
     rows = ((cohort["split"] == "train") & (cohort["diagnosis"] == "patient")).to_numpy()
     table, before = embed(run)["salient"], embed(plain)["salient"]

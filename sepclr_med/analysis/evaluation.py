@@ -63,8 +63,10 @@ def evaluate_run(
     config = read_config(run)
     settings, cohort = config.evaluation, config.cohort
     embeddings, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
+    # First components of batteries are made by link.
+    chosen = list(variables or [name for name in settings.variables or () if name not in settings.batteries]) or None
     # Before anything is opened: a typo must not cost an opening.
-    require_columns(manifest, list(variables or []))
+    require_columns(manifest, chosen or [])
     embeddings, manifest, notes = guard_test(embeddings, manifest, run, "evaluate", open_test)
     groups = {"target": cohort.target, "background": cohort.background}
     draws = {
@@ -72,7 +74,6 @@ def evaluate_run(
         "n_permutations": n_permutations,
         "seed": settings.seed,
     }
-    chosen = list(variables) if variables else settings.variables
     table = _evaluate(embeddings, manifest, chosen, run.separation, groups, draws, settings.measures, notes)
     record_step(run.provenance, "evaluate", started, {**draws, "notes": table.attrs["card"]["notes"]})
     return table

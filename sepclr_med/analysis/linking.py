@@ -24,6 +24,7 @@ from sepclr_med.cohort.embeddings import (
 )
 from sepclr_med.cohort.ledger import HYPOTHESES, read_hypotheses
 from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.cohort.named_columns import list_columns
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.opening import guard_test
 from sepclr_med.provenance import record_step
@@ -68,17 +69,19 @@ def link_run(
     config = read_config(run)
     asked = _settle_hypotheses(hypotheses, choices)
     everyone, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
-    batteries = asked.get("batteries") or choices.get("batteries") or config.evaluation.batteries
+    settings = config.evaluation
+    batteries = asked.get("batteries") or choices.get("batteries") or settings.batteries
+    usual = {name: list_columns(settings, name, manifest) for name in ("covariates", "blocks")}
+    usual["variables"] = settings.variables or []
     # Before anything is opened: a typo must not cost an opening.
-    for name in ("variables", "covariates", "blocks"):
-        wanted = asked.get(name) or choices.get(name) or []
+    for name, columns in usual.items():
+        wanted = next(given for given in (asked.get(name), choices.get(name), columns) if given is not None)
         require_columns(manifest, [column for column in wanted if column not in batteries])
     embeddings, manifest, said = guard_test(everyone, manifest, run, "link", open_test, asked)
-    settings = config.evaluation
     known = {
         "variables": settings.variables,
-        "covariates": [name for name in settings.covariates if name in manifest],
-        "blocks": [name for name in settings.blocks if name in manifest and manifest[name].nunique() >= 2],
+        "covariates": usual["covariates"],
+        "blocks": [name for name in usual["blocks"] if manifest[name].nunique() >= 2],
         "factors": settings.factors,
         "families": settings.families,
         "batteries": settings.batteries,

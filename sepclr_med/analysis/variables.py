@@ -11,11 +11,11 @@ import pandas as pd
 
 from sepclr_med.analysis.measures import Measure, choose_measure, level_codes
 from sepclr_med.analysis.units import Kind
+from sepclr_med.cohort.columns import STRUCTURE
 from sepclr_med.errors import ManifestError, Problem, did_you_mean
 
 Over: TypeAlias = Literal["everyone", "target", "background"]
 
-STRUCTURE = ("participant_id", "session_id", "run", "image_path", "split", "fold", "family_id")
 NOT_BY_DEFAULT = (*STRUCTURE, "role")
 FIRST = ("diagnosis", "age", "sex", "site", "scanner", "tiv", "qc")
 MIN_PARTICIPANTS = 8

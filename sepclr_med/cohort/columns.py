@@ -13,6 +13,8 @@ import pandas as pd
 from sepclr_med.errors import Problem, RunError, did_you_mean
 from sepclr_med.rundir import read_json
 
+# Whose a row is and what it is used for: nothing to ask about.
+STRUCTURE = ("participant_id", "session_id", "run", "image_path", "split", "fold", "family_id")
 REQUIRED = ("participant_id", "image_path", "diagnosis")
 NUMBERS = ("age", "tiv")
 PATHS = ("image_path", "mask_path")
@@ -77,6 +79,20 @@ def fold_name(name: str) -> str:
     'dxgroup'
     """
     return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def suggest_column(name: str, columns: Iterable[str]) -> str:
+    """Return a hint naming the column that is meant, or an empty string.
+
+    Examples
+    --------
+    >>> suggest_column("Gender", ["age", "sex"]), suggest_column("scaner", ["age", "scanner"])
+    ('did you mean "sex"?', 'did you mean "scanner"?')
+    """
+    columns = list(columns)
+    spellings = {fold_name(name), SAME_COLUMN.get(fold_name(name))}
+    same = [column for column in columns if fold_name(column) in spellings]
+    return did_you_mean(same[0] if same else name, columns)
 
 
 def recognise_columns(columns: Iterable[str], file: str) -> tuple[dict[str, str], list[Problem]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sepclr_med.errors import ManifestError, Problem, did_you_mean
+from sepclr_med.cohort.columns import suggest_column
+from sepclr_med.errors import ManifestError, Problem
 
 SHOWN_ROWS = 5
 
@@ -113,7 +114,7 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
     refuse(
         "columns are missing from the table",
         [
-            Problem("no such column", column=str(name), fix=did_you_mean(str(name), known))
+            Problem("no such column", column=str(name), fix=suggest_column(str(name), known))
             for name in dict.fromkeys(columns)
             if name not in table
         ],

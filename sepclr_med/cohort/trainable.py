@@ -8,6 +8,7 @@ import pandas as pd
 
 from sepclr_med.cohort.control_names import find_swapped_groups
 from sepclr_med.cohort.manifest import assign_roles
+from sepclr_med.cohort.named_columns import require_named_columns
 from sepclr_med.cohort.splits import check_overlap
 from sepclr_med.config import Config
 from sepclr_med.errors import ManifestError, Problem
@@ -31,9 +32,12 @@ def require_trainable(manifest: pd.DataFrame, config: Config) -> pd.Series:
 
     Raises
     ------
+    ConfigError
+        When settings name columns that the manifest does not have.
     ManifestError
         Without a ``split`` column, with participants or families in several splits, or with too few of a group.
     """
+    require_named_columns(manifest, config)
     if "split" not in manifest:
         missing = Problem("no such column", column="split", fix="sepclr-med split MANIFEST -o NEW_MANIFEST")
         raise ManifestError("manifest: not divided into train, val and test", [missing])
