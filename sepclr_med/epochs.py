@@ -210,7 +210,7 @@ def _require_finite(means: list[float], logged: list[str], epoch: int, run: RunD
         kept = f"the checkpoint of epoch {epoch} is kept in {run.checkpoint().parent}" if epoch else "nothing was saved"
         raise RunError(
             f"epoch {epoch + 1}: {', '.join(wrong)} not finite, training stopped; {kept}. Lower "
-            "training.learning_rate, or use --set training.precision=32-true; `sepclr-med check` finds images with "
+            "training.learning_rate, or use training.precision=32-true; `sepclr-med check` finds images with "
             "extreme values."
         )
 

@@ -122,7 +122,8 @@ def interpret(run_dir: str | Path, say: Callable[[str], None] = lambda _: None) 
     Returns
     -------
     DataFrame
-        The table of :func:`sepclr_med.evaluate`; ``attrs["card"]`` has the rest of the separation card.
+        The table of :func:`sepclr_med.evaluate`; ``attrs["card"]`` has the rest of the separation card, and
+        ``attrs["not_tested"]`` the variables that neither it nor ``link`` could test, with the reason.
     """
     run = RunDir(run_dir)
     config = read_config(run)
@@ -145,7 +146,11 @@ def interpret(run_dir: str | Path, say: Callable[[str], None] = lambda _: None) 
         _explain(run, config, say)
         done.mark("explain")
     say(f"report -> {report(run.path)}")
-    return read_separation(run)
+    table, linked = read_separation(run), run.analysis("link.json")
+    table.attrs["not_tested"] = dict(table.attrs["card"].get("not_tested", {}))
+    if not done.needs("link", linked):
+        table.attrs["not_tested"] |= read_json(linked).get("not_tested", {})
+    return table
 
 
 class _Done:

@@ -61,8 +61,9 @@ def fit_reference(
     n_controls = rows.loc[~is_target[train], "participant_id"].nunique()
     if n_controls < FEW_CONTROLS:
         logger.warning(
-            "the normative reference has %d training controls to learn from, which is few: compare with --set "
-            "method.name=sepclr_paper, which did no worse with 24 real ones (docs/ablation.md)",
+            "the normative reference has %d training controls to learn from, which is few: compare with "
+            'method.name=sepclr_paper (of SepCLREstimator: method="sepclr_paper"), which did no worse with 24 '
+            "real ones (docs/ablation.md)",
             n_controls,
         )
     in_sample = settings.folds == 1
@@ -152,7 +153,7 @@ def assign_folds(rows: pd.DataFrame, is_background: np.ndarray, n_folds: int) ->
         families = rows["family_id"].astype(object).where(rows["family_id"].notna(), families).astype(str)
     n = families[is_background].nunique()
     if n < 2 * n_folds:
-        fix = "use fewer volumes.normative.folds, more controls, or --set method.salient_input=plain"
+        fix = "use fewer volumes.normative.folds, more controls, or method.salient_input=plain"
         few = Problem(f"{n} training background participants", allowed=f"{2 * n_folds} or more", fix=fix)
         raise ManifestError("volumes.normative: too few controls to say what is normal", [few])
     site = rows["site"].astype(str) if "site" in rows else pd.Series("", index=rows.index)

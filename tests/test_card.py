@@ -301,10 +301,10 @@ def test_background_is_what_was_named():
     manifest.loc[:19, "diagnosis"] = "other"
     manifest["score"] = np.arange(60.0)
     groups = Groups(["patient"], ["control"])
-    (target, background), _ = choose_variables(manifest, ["score"], groups)
+    (target, background), _, _ = choose_variables(manifest, ["score"], groups)
     assert values_of(manifest, background, groups).notna().sum() == (manifest.diagnosis == "control").sum() == 20
     assert values_of(manifest, target, groups).notna().sum() == 20
-    everyone_else, _ = choose_variables(manifest, ["score"], Groups(["patient"]))
+    everyone_else, _, _ = choose_variables(manifest, ["score"], Groups(["patient"]))
     assert values_of(manifest, everyone_else[1], Groups(["patient"])).notna().sum() == 40
 
 
@@ -656,7 +656,7 @@ def test_evaluate_run_writes_table_card_and_picture(tmp_path):
     assert written.columns.tolist() == table.columns.tolist()
     card = json.loads((run / "analysis" / "card.json").read_text())
     assert card == table.attrs["card"]
-    assert set(card) == {"verdicts", "salient_norm", "dependence", "scheme", "notes", "target"}
+    assert set(card) == {"verdicts", "salient_norm", "dependence", "scheme", "notes", "target", "not_tested"}
     assert card["target"] == ["patient"]
     assert (run / "analysis" / "separation.png").is_file()
     assert len(read_manifest(run / "data" / "manifest.tsv")) == 120

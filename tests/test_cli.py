@@ -226,6 +226,7 @@ def test_a_group_without_members_is_shown_how_it_is_written(option, run_verb, tm
 def test_linking_tables_of_other_origin_from_the_command_line(run_verb, tmp_path):
     rng = np.random.default_rng(0)
     people = pd.DataFrame({"participant_id": [f"{i:03d}" for i in range(40)], "score": rng.normal(size=40)})
+    people["rare"] = people["score"].where(people.index < 5)
     people.assign(site=["a", "b"] * 20).to_csv(tmp_path / "people.csv", index=False)
     factors = people[["participant_id"]].assign(z1=people["score"] + rng.normal(size=40), z2=rng.normal(size=40))
     factors.to_csv(tmp_path / "z.csv", index=False)
@@ -236,10 +237,13 @@ def test_linking_tables_of_other_origin_from_the_command_line(run_verb, tmp_path
     assert table.loc[("z1", "score"), "p_value"] == pytest.approx(0.005)
     written = pd.read_csv(tmp_path / "links.tsv", sep="\t", na_values="n/a", keep_default_na=False)
     assert len(written) == len(table)
+    facts = json.loads((tmp_path / "links_link.json").read_text())
+    assert facts["not_tested"] == {"rare": "values of 5 participants, 8 needed"}
     code, out, err = run_verb("evaluate", *words[:4], "-o", tmp_path / "card", "--permutations", "99")
     assert code == 0, err
     assert "Verdicts" in out
-    assert (tmp_path / "card" / "card.json").is_file()
+    assert json.loads((tmp_path / "card" / "card.json").read_text())["not_tested"] == facts["not_tested"]
+    assert err.strip().splitlines()[-1] == "Not tested: rare (values of 5 participants, 8 needed)"
 
 
 def test_run_does_everything_and_again_is_at_once_the_same(run_verb, tmp_path):

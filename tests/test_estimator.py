@@ -234,12 +234,15 @@ def test_covariates_are_routed_and_turn_the_reference_on(train, test, work):
         assert pipeline[0].run_ == estimator.run_
 
 
-def test_covariates_under_other_spellings_are_adjusted_for(train, test, tmp_path):
+def test_covariates_under_other_spellings_are_adjusted_for(train, test, tmp_path, caplog):
     settings = {**SETTINGS, "volumes.normative.folds": 2}
     spelt = {"age": " AGE", "sex": "Gender", "tiv": "TIV"}
     given = train[COVARIATES].rename(columns=spelt)
     estimator = small(work_dir=tmp_path, settings=settings).fit(list(train["image_path"]), train["diagnosis"], given)
     assert estimator.covariates_ == COVARIATES
+    # Of few controls: said in words of this interface.
+    assert 'method="sepclr_paper"' in caplog.text
+    assert "--set" not in caplog.text
     assert list(given) == list(spelt.values())
     _, facts = load_checkpoint(RunDir(estimator.run_).reference)
     assert {"age", "sex", "tiv"} <= set(re.findall(r"[a-z]+", str(facts["design"])))

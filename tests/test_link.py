@@ -5,8 +5,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from sepclr_med import link
+from sepclr_med.analysis.associations.layout import format_links
 from sepclr_med.analysis.linking import derive_new, link_files
 from sepclr_med.errors import ManifestError, RunError, UserError
 
@@ -104,6 +106,26 @@ def test_canonical_factors_are_fitted_on_training_targets_and_do_not_depend_on_t
     n_fitted = ((embeddings["salient"]["split"] == "train") & (rows["diagnosis"] == "MDD")).sum()
     assert facts["FittedParticipants"] == n_fitted
     assert set(first.links["space"]) == {"canonical"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [(None, "values of 5 participants, 8 needed"), (["severity", "rare"], "5 participants are too few")],
+)
+def test_variables_that_cannot_be_tested_are_named_with_the_reason(variables, reason):
+    embeddings, rows = study()
+    held_out = embeddings["salient"]["split"].eq("test") & rows["diagnosis"].eq("MDD")
+    rows["rare"] = rows["age"].where(held_out & (held_out.cumsum() <= 5))
+    found = link(embeddings, rows, variables, ["age"], ["MDD"], n_permutations=99, parts=[])
+    assert found.not_tested["rare"].startswith(reason)
+    assert "severity" not in found.not_tested
+    # Its p-value is missing for another reason: free permutations tested it.
+    assert "site" not in found.not_tested
+    assert any(note.startswith("Not tested:") and f"rare ({reason}" in note for note in found.notes)
+    terminal = Console(width=400)
+    with terminal.capture() as shown:
+        terminal.print(format_links(found))
+    assert f"rare ({reason}" in shown.get().strip().splitlines()[-1]
 
 
 def test_batteries_families_and_measures_are_understood():

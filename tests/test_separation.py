@@ -370,7 +370,7 @@ def test_default_variables_and_what_is_left_out_with_reasons():
         *("diagnosis", "age", "sex", "scanner", "subtype", "severity", "unrelated"),
         "unrelated (background)",
     ]
-    (left_out,) = notes_about(table, "Not probed")
+    (left_out,) = notes_about(table, "Not tested")
     for text in (
         "remarks (text with 240 values",
         "centre (one value",

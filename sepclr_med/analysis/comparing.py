@@ -91,7 +91,7 @@ def questions(
     A clinical column that only patients have belongs in the salient space, one that controls have too in the common
     one, as do age, sex, site and the like; the diagnosis belongs in the salient space.
     """
-    chosen, _ = choose_variables(rows, variables, groups)
+    chosen, _, _ = choose_variables(rows, variables, groups)
     shared = {v.name for v in chosen if v.over == "background" or v.name in FIRST[1:]}
     asked = []
     for variable in chosen:

@@ -135,6 +135,7 @@ def _evaluate(
     table = evaluate(embeddings, manifest, variables, measures=measures, **groups, **draws)
     card = separation_card(embeddings, manifest, table, **groups, **draws)
     card["notes"] = [*(f"{note}." for note in notes), *card["notes"]]
+    card["not_tested"] = table.attrs["not_tested"]
     write_table(file, table)
     write_json(file.with_name("card.json"), card)
     draw_separation(table, file.with_suffix(".png"))

@@ -18,7 +18,7 @@ from sepclr_med.analysis.canonical import canonical_table
 from sepclr_med.analysis.choices import PARTS, Over, check_choices, choose_families, choose_tested
 from sepclr_med.analysis.participants import Participants, gather_participants
 from sepclr_med.analysis.stability import GOOD, Replicates, study_stability
-from sepclr_med.analysis.variables import Groups, choose_variables
+from sepclr_med.analysis.variables import Groups, choose_variables, describe_left_out
 from sepclr_med.errors import UserError
 
 DEFAULT_COVARIATES = ("age", "sex", "site", "tiv")
@@ -51,6 +51,8 @@ class Linkage:
         ``level`` and ``text``: what may be said.
     notes : list of str
         What must be said beside it.
+    not_tested : dict of str to str
+        Variables of which no test could be made, and why.
     """
 
     links: pd.DataFrame
@@ -66,6 +68,7 @@ class Linkage:
     settings: dict[str, Any]
     verdicts: list[dict[str, str]]
     notes: list[str] = field(default_factory=list)
+    not_tested: dict[str, str] = field(default_factory=dict)
 
 
 def link(
@@ -179,7 +182,8 @@ def link(
                 f"{','.join(PARTS)} takes the time."
             )
     covariates = [name for name in DEFAULT_COVARIATES if name in rows] if covariates is None else list(covariates)
-    chosen, left_out = choose_variables(tested.rows, variables, Groups(), measures, described)
+    chosen, remarks, left_out = choose_variables(tested.rows, variables, Groups(), measures, described)
+    said += remarks
     names = [variable.name for variable in chosen if variables or tested.rows[variable.name].nunique() >= 2]
     if not names:
         raise UserError("link: no column varies among the tested participants; name some with --variables")
@@ -237,7 +241,8 @@ def link(
         "seed": seed,
         "canonical": canonical if rotated else None,
     }
-    notes = [*warned, *notes, *people.notes, *left_out, *said]
+    not_tested = left_out | _find_not_tested(table)
+    notes = [*warned, *notes, *people.notes, *filter(None, [describe_left_out(not_tested)]), *said]
     return Linkage(
         table,
         pd.concat([pd.DataFrame(), *sites], ignore_index=True),
@@ -250,7 +255,16 @@ def link(
         settings,
         describe_links(table, settings),
         list(dict.fromkeys(f"{note.rstrip('.')}." for note in notes)),
+        not_tested,
     )
+
+
+def _find_not_tested(links: pd.DataFrame) -> dict[str, str]:
+    """Return the variables that were asked for and could not be tested, with what their rows say of it."""
+    asked = links.groupby("variable", sort=False)
+    silent = links[asked["p_value"].transform("count") == 0]
+    said = silent["note"].str.extract(r"not tested: ([^;]+)", expand=False)
+    return dict(zip(silent["variable"][said.notna()], said.dropna(), strict=True))
 
 
 def _describe_rotation(method: str, facts: Mapping[str, Any]) -> str:

@@ -228,4 +228,5 @@ def _write(found: Linkage, subtypes: SubtypeStudy | None, name_file: Callable[[s
             write_table(name_file(f"{name}.tsv"), table)
         write_json(name_file("subtypes.json"), subtypes.facts)
     facts = {"settings": found.settings, "verdicts": found.verdicts, "notes": found.notes}
+    facts["not_tested"] = found.not_tested
     write_json(name_file("link.json"), facts)

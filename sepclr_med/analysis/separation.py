@@ -13,7 +13,7 @@ from sepclr_med.analysis.layout import format_card, format_separation
 from sepclr_med.analysis.schemes import Scheme, choose_scheme, leave_site_out
 from sepclr_med.analysis.scoring import COLUMNS, Effort, exchange_words, score_variable
 from sepclr_med.analysis.spaces import Space, all_rows, describe_coverage, join_spaces
-from sepclr_med.analysis.variables import Groups, Variable, choose_variables, listed
+from sepclr_med.analysis.variables import Groups, Variable, choose_variables, describe_left_out, listed
 from sepclr_med.errors import UserError
 from sepclr_med.progress import report_progress
 
@@ -76,7 +76,7 @@ def evaluate(
         more than two), or ``r2``, ``mae`` and ``spearman``. ``chance`` is 1 / number of classes, 0.5, zero, or the
         score of the training mean. ``n`` is the number of scored participants. A probe with too little data has the
         value missing. ``attrs["notes"]`` lists in words how it was scored, what was left out and why a value is
-        missing.
+        missing; ``attrs["not_tested"]`` has the variables left out, with the reason.
 
     Raises
     ------
@@ -101,14 +101,15 @@ def evaluate(
     spaces = join_spaces(embeddings, manifest)
     seen = all_rows(spaces)
     described = manifest.attrs.get("dictionary") if described is None else described
-    chosen, choice = choose_variables(seen, listed(variables), groups, measures, described)
+    chosen, choice, left_out = choose_variables(seen, listed(variables), groups, measures, described)
     scheme = choose_scheme(seen["split"])
     beside = leave_site_out(seen, scheme)
     schemes = [scheme, beside] if beside else [scheme]
     both = join_both(spaces)
     asked = [*spaces, both] if both else spaces
     notes = [note for each in schemes for note in each.notes] + exchange_words(seen, effort)
-    notes += [*describe_coverage(spaces, manifest), *choice]
+    notes += describe_coverage(spaces, manifest)
+    notes += [f"{said}." for said in [describe_left_out(left_out)] if said] + choice
     notes += [note] if (note := missing_covariates(seen)) else []
     records: list[dict[str, object]] = []
     # Matrices this small are slower on several threads than on one.
@@ -124,7 +125,7 @@ def evaluate(
     for note in notes:
         logger.info(note)
     table = pd.DataFrame(records, columns=COLUMNS).astype({"n": int})
-    table.attrs["notes"] = notes
+    table.attrs |= {"notes": notes, "not_tested": left_out}
     return table
 
 

@@ -87,7 +87,7 @@ def choose_variables(
     groups: Groups | None = None,
     measures: Mapping[str, str] | None = None,
     described: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[list[Variable], list[str]]:
+) -> tuple[list[Variable], list[str], dict[str, str]]:
     """Settle what is probed and over whom, and say what is left out and why.
 
     Without names: the diagnosis, then every known and clinical column that at least eight participants have a value
@@ -114,6 +114,8 @@ def choose_variables(
     list of Variable
     list of str
         Notes.
+    dict of str to str
+        What is left out, and why.
 
     Raises
     ------
@@ -124,12 +126,12 @@ def choose_variables(
     --------
     >>> rows = pd.DataFrame({"participant_id": [f"{i:02}" for i in range(8)], "age": range(20, 28), "centre": "A"})
     >>> choose_variables(rows)
-    ([Variable(name='age', measure='continuous', over='everyone')], ['Not probed: centre (one value only).'])
+    ([Variable(name='age', measure='continuous', over='everyone')], [], {'centre': 'one value only'})
     """
     groups = groups or Groups()
     _check_names(rows, variables, groups)
     names = list(dict.fromkeys(variables)) if variables is not None else _candidates(rows)
-    chosen, left_out = [], []
+    chosen, left_out = [], {}
     reasons: dict[tuple[str, Measure], str] = {}
     for name in names:
         overs = _overs(rows, name, groups)
@@ -138,15 +140,27 @@ def choose_variables(
             # What was asked for by name gets a line, be it one that says why there is no figure.
             usable = usable or overs[:1]
         elif not usable:
-            reason = _unfit(rows, name) or f"{overs[0]}: {_unfit(rows[groups.members(rows, overs[0])], name)}"
-            left_out.append(f"{name} ({reason})")
+            within = _unfit(rows[groups.members(rows, overs[0])], name)
+            left_out[name] = _unfit(rows, name) or f"{overs[0]}: {within}"
         for over in usable:
             entry = (described or {}).get(name)
             values = rows.loc[groups.members(rows, over), name]
             measure, reason = choose_measure(name, values, entry, (measures or {}).get(name))
             chosen.append(Variable(name, measure, over, entry))
             reasons.setdefault((name, measure), reason)
-    return chosen, _notes(chosen, left_out, reasons)
+    return chosen, _notes(chosen, reasons), left_out
+
+
+def describe_left_out(left_out: Mapping[str, str]) -> str:
+    """Say which variables no test could be made of, and why; empty where there are none.
+
+    Examples
+    --------
+    >>> describe_left_out({"MADRS": "values of 5 participants, 8 needed"})
+    'Not tested: MADRS (values of 5 participants, 8 needed)'
+    """
+    said = ", ".join(f"{name} ({reason})" for name, reason in left_out.items())
+    return f"Not tested: {said}" if said else ""
 
 
 def values_of(rows: pd.DataFrame, variable: Variable, groups: Groups) -> pd.Series:
@@ -176,8 +190,8 @@ def _overs(rows: pd.DataFrame, name: str, groups: Groups) -> list[Over]:
     return ["target", "background"] if len(within.dropna().unique()) > 1 else ["target"]
 
 
-def _notes(chosen: list[Variable], left_out: list[str], reasons: Mapping[tuple[str, Measure], str]) -> list[str]:
-    notes = [f"Not probed: {', '.join(left_out)}."] if left_out else []
+def _notes(chosen: list[Variable], reasons: Mapping[tuple[str, Measure], str]) -> list[str]:
+    notes = []
     overs = {variable.name: {other.over for other in chosen if other.name == variable.name} for variable in chosen}
     if within := [name for name, over in overs.items() if over == {"target"}]:
         notes.append(f"Among target participants only, as it does not vary outside them: {', '.join(within)}.")

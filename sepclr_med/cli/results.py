@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sepclr_med.cli.application import app
+from sepclr_med.cli.cards import print_separation
 from sepclr_med.cli.completion import complete_columns
 from sepclr_med.cli.options import AsJson, OpenTest, RunFolder, Target, Verbose, grouped, listed, pairs
 from sepclr_med.errors import ConfigError, Problem
@@ -53,7 +54,6 @@ def evaluate(
     Example: sepclr-med evaluate runs/vbm --variables diagnosis,age,sex,MADRS
     """
     from sepclr_med.analysis.evaluation import evaluate_files, evaluate_run
-    from sepclr_med.analysis.layout import format_card, format_separation
 
     files = _run_or_files("evaluate", run_dir, embeddings, manifest, output)
     choices = {"variables": listed(variables) or None, "n_bootstrap": bootstrap, "n_permutations": permutations}
@@ -63,11 +63,7 @@ def evaluate(
         table = evaluate_files(*files, target=listed(target) or None, **choices)
     else:
         table = evaluate_run(run_dir, open_test=open_test, **choices)
-    if as_json:
-        print_json(table)
-        return
-    print_rich(format_separation(table))
-    print_rich(format_card(table.attrs["card"]))
+    print_separation(table, as_json)
 
 
 @app.command(rich_help_panel="Results")

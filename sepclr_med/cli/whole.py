@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sepclr_med.cli.application import app
+from sepclr_med.cli.cards import print_separation
 from sepclr_med.cli.completion import complete_methods
 from sepclr_med.cli.options import (
     AsJson,
@@ -54,15 +55,12 @@ def run(
         print(f"report -> {report(run_dir)}")
         return
     from sepclr_med import run_recipe
-    from sepclr_med.analysis.layout import format_card, format_separation
 
     settings = [*(assign or []), *cohort_settings(manifest, bids_root), *group_settings(background, target)]
     table = run_recipe(recipe, run_dir, settings, overwrite, say=lambda text: print(text, file=sys.stderr, flush=True))
+    print_separation(table, as_json)
     if as_json:
-        print_json(table)
         return
-    print_rich(format_separation(table))
-    print_rich(format_card(table.attrs["card"]))
     print(f"everything else -> {run_dir / 'report.html'}", file=sys.stderr)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sepclr_med.analysis.associations.claims import LEVEL, WHOLE, strongest
+from sepclr_med.analysis.variables import describe_left_out
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -35,7 +36,8 @@ def format_links(found: Any) -> Group:
     said = [Text(f"{MARKS[verdict['level']]} {verdict['text']}") for verdict in found.verdicts]
     notes = [Text(f"- {note}", style="dim") for note in found.notes]
     head = Text(f"Over {found.settings['over']}, n = {found.settings['n']}")
-    return Group(_table(found.links), head, *said, Padding(Group(*notes), (1, 0, 0, 0)))
+    last = [Text(left_out, style="bold")] if (left_out := describe_left_out(found.not_tested)) else []
+    return Group(_table(found.links), head, *said, Padding(Group(*notes), (1, 0, 0, 0)), *last)
 
 
 def _table(links: pd.DataFrame) -> Table:
