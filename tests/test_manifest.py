@@ -247,8 +247,8 @@ def test_codes_of_sex_are_not_guessed(tmp_path):
     ("header", "column", "hint"),
     [
         ("participant,image_path,diagnosis", "participant_id", 'rename column "participant"'),
-        ("participant_idd,image_path,diagnosis", "participant_id", 'did you mean "participant_idd"?'),
-        ("participant_id,image_pth,diagnosis", "image_path", 'did you mean "image_pth"?'),
+        ("participant_idd,image_path,diagnosis", "participant_id", 'rename column "participant_idd" to participant_id'),
+        ("participant_id,image_pth,diagnosis", "image_path", 'rename column "image_pth" to image_path'),
         ("participant_id,image_path,DX_GROUP", "diagnosis", 'rename column "DX_GROUP"'),
         ("participant_id,image_path,score", "diagnosis", "add a column diagnosis"),
     ],
@@ -423,7 +423,11 @@ def test_roles():
 @pytest.mark.parametrize(
     ("background", "target", "said"),
     [
-        (["control"], ["mdd", "PD"], ['got "control"', 'did you mean "MDD"?', 'got "PD"', "HC: 2, MDD: 1, PDD: 1"]),
+        (
+            ["contrl"],
+            ["mdd", "PD"],
+            ['got "mdd"', "--background HC --target MDD,PDD", 'got "PD"', "HC: 2, MDD: 1, PDD: 1"],
+        ),
         ([], ["MDD"], ["no diagnosis is given for background", "--background"]),
         (["HC"], ["HC"], ['"HC" is given for background and target']),
     ],
@@ -433,6 +437,25 @@ def test_roles_that_cannot_be_formed_are_explained(background, target, said):
     with pytest.raises(ManifestError) as error:
         assign_roles(table, background, target)
     assert [text for text in said if text not in str(error.value)] == []
+
+
+def test_a_word_that_is_only_the_default_is_said_to_be_it_with_the_diagnoses_that_are_there():
+    table = pd.DataFrame({"diagnosis": ["control", "depr", "depr"]})
+    with pytest.raises(ManifestError) as error:
+        assign_roles(table, ["control"], ["patient"])
+    (problem,) = error.value.problems
+    assert problem.message == "no row has the diagnosis that is the default for target; there are depr: 2, control: 1"
+    assert problem.fix == "--background control --target depr"
+
+
+def test_a_misspelt_column_is_named_beside_the_one_that_is_absent(tmp_path):
+    found = refuse(tmp_path, "participant_id,image_path,diagnosiss,agee\n1,a.nii,c,30\n")
+    assert [(problem.column, problem.code) for problem in found] == [
+        ("agee", "column_name"),
+        ("diagnosis", "missing_column"),
+    ]
+    assert 'did you mean "age"?' in found[0].fix
+    assert found[1].fix == 'rename column "diagnosiss" to diagnosis'
 
 
 def test_roles_without_diagnosis_name_the_column():

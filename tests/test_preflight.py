@@ -13,7 +13,7 @@ from sepclr_med.cohort.facts_file import FactsFile, read_images
 from sepclr_med.cohort.images import read_facts
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.cohort.outliers import robust_z
-from sepclr_med.cohort.preflight import check_cohort, format_check, problems_table
+from sepclr_med.cohort.preflight import NOT_JUDGED, check_cohort, format_check, problems_table
 from sepclr_med.errors import Problem
 
 AFFINE = np.diag([-9.0, 9.0, 12.0, 1.0])
@@ -432,11 +432,14 @@ def test_a_participant_with_two_sexes_is_an_error(cohort, tmp_path):
     assert ("two_sexes", "error") in {(problem.code, problem.severity) for problem in result.problems}
 
 
-def test_unknown_diagnoses_and_absent_groups_are_errors_beside_the_images_faults(cohort, tmp_path):
+def test_an_unknown_diagnosis_is_one_error_beside_the_images_faults(cohort, tmp_path):
     (tmp_path / "00.nii.gz").unlink()
     result = check_cohort(cohort, ["contrl"], ["patient"], n_jobs=1)
-    assert {"unknown_diagnosis", "no_background", "missing_file"} <= {problem.code for problem in result.problems}
-    assert any("there are no controls" in verdict for verdict in result.verdicts)
+    errors = [problem for problem in result.problems if problem.severity == "error"]
+    assert {"unknown_diagnosis", "missing_file"} == {problem.code for problem in errors}
+    assert len(errors) == 2
+    # That the group is empty follows from it: neither an error of its own, nor a design without a finding.
+    assert result.verdicts == [NOT_JUDGED]
     assert not result.ok
 
 

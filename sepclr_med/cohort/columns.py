@@ -228,4 +228,7 @@ def _suggest(name: str, columns: list[str]) -> str:
     same = [column for column in unused if fold_name(column) in names]
     if same:
         return f'rename column "{same[0]}" to {name}'
-    return did_you_mean(name, unused) or f"add a column {name}: {KNOWN_COLUMNS[name]['Description']}"
+    near = get_close_matches(name, unused, n=1)
+    if near:
+        return f'rename column "{near[0]}" to {name}'
+    return f"add a column {name}: {KNOWN_COLUMNS[name]['Description']}"

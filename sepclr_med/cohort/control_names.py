@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 import pandas as pd
 
@@ -37,6 +39,33 @@ def group_options(background: Sequence[str], target: Sequence[str]) -> list[str]
     ['--background', 'HC', '--target', 'MDD,SCZ']
     """
     return ["--background", ",".join(background) or "CONTROLS", "--target", ",".join(target) or "PATIENTS"]
+
+
+def suggest_groups(known: Sequence[str], background: Sequence[str], target: Sequence[str]) -> str:
+    """Return the options that name the groups, in which words that are no diagnosis gave way to the likeliest one.
+
+    Parameters
+    ----------
+    known : sequence of str
+        The diagnoses that there are.
+    background, target : sequence of str
+        What was given for each role.
+
+    Examples
+    --------
+    >>> suggest_groups(["control", "depr"], ["Control"], ["patient"])
+    '--background control --target depr'
+    """
+    back = _nearest(background, known) or find_controls(known)
+    rest = [name for name in known if name not in back]
+    return shlex.join(group_options(back, _nearest(target, rest) or rest))
+
+
+def _nearest(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the known name next to each, without those that are next to none."""
+    folded = {fold_name(name): name for name in known}
+    near = [[name] if name in known else get_close_matches(fold_name(name), folded, n=1) for name in names]
+    return list(dict.fromkeys(folded.get(found[0], found[0]) for found in near if found))
 
 
 def find_swapped_groups(manifest: pd.DataFrame, background: Sequence[str], target: Sequence[str]) -> list[Problem]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from sepclr_med.cohort.cells import convert_cells, count_values
 from sepclr_med.cohort.columns import PATHS, REQUIRED, find_absent_columns, read_dictionary, recognise_columns
+from sepclr_med.cohort.control_names import suggest_groups
 from sepclr_med.cohort.rows import KEY, check_rows
 from sepclr_med.cohort.tables import SEPARATORS, raise_errors, read_table
-from sepclr_med.errors import ManifestError, Problem, did_you_mean
+from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.rundir import atomic_path
+from sepclr_med.settings import CohortConfig
 
 __all__ = ["KEY", "assign_roles", "manifest_hash", "read_manifest", "write_manifest"]
 
@@ -72,7 +75,7 @@ def read_manifest(
     problems += found + check_rows(manifest, str(path))
     base, found = _find_base(path, bids_root)
     problems += found
-    raise_errors(str(path), problems)
+    raise_errors(str(path), _with_misspelt(problems))
     for column in manifest.columns.intersection(PATHS):
         manifest[column] = [
             _absolute(name, base) if isinstance(name, str) else name for name in manifest[column].tolist()
@@ -174,14 +177,14 @@ def assign_roles(manifest: pd.DataFrame, background: Sequence[str], target: Sequ
         raise ManifestError("the manifest has no diagnosis", find_absent_columns(manifest.columns, "")[-1:])
     seen = manifest["diagnosis"]
     roles = {"background": [str(value) for value in background], "target": [str(value) for value in target]}
-    problems = [problem for role, values in roles.items() for problem in _check_role(role, values, seen)]
+    problems = [problem for role in roles for problem in _check_role(role, roles, seen)]
     problems += [
         Problem(f'diagnosis "{value}" is given for background and target', fix="keep it in one")
         for value in roles["background"]
         if value in roles["target"]
     ]
     if problems:
-        raise ManifestError(f"groups cannot be formed; diagnoses in the manifest: {count_values(seen, 20)}", problems)
+        raise ManifestError("groups cannot be formed", problems)
     role_of = {value: role for role, values in roles.items() for value in values}
     return seen.map(role_of).astype(object).rename("role")
 
@@ -214,23 +217,30 @@ def manifest_hash(manifest: pd.DataFrame) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _check_role(role: str, values: list[str], seen: pd.Series) -> list[Problem]:
+def _check_role(role: str, roles: dict[str, list[str]], seen: pd.Series) -> list[Problem]:
     known = seen.dropna().unique().tolist()
-    if not values:
-        return [Problem(f"no diagnosis is given for {role}", allowed=", ".join(known), fix=f"--{role} NAME")]
-    folded = {value.casefold(): value for value in known}
-    return [
-        Problem(
-            f"no row has the diagnosis given for {role}",
-            column="diagnosis",
-            got=value,
-            allowed=", ".join(known),
-            fix=did_you_mean(folded.get(value.casefold(), value), known) or f"--{role} with one of these",
-            code="unknown_diagnosis",
-        )
-        for value in values
-        if value not in known
-    ]
+    if not known:
+        empty = Problem("every diagnosis is empty", column="diagnosis", fix="fill the column", code="unknown_diagnosis")
+        return [empty] if role == "background" else []
+    groups = suggest_groups(known, roles["background"], roles["target"])
+    if not roles[role]:
+        return [Problem(f"no diagnosis is given for {role}", allowed=", ".join(known), fix=groups)]
+    usual = roles[role] == CohortConfig.model_fields[role].default
+    said = f"no row has the diagnosis {'that is the default' if usual else 'given'} for {role}"
+    message = f"{said}; there are {count_values(seen, 20)}"
+    unknown = [value for value in roles[role] if value not in known]
+    return [Problem(message, column="diagnosis", got=v, fix=groups, code="unknown_diagnosis") for v in unknown]
+
+
+def _with_misspelt(problems: list[Problem]) -> list[Problem]:
+    """Return the problems, names of columns that nearly are known ones among the errors where a column is absent."""
+    absent = " ".join(problem.fix for problem in problems if problem.code == "missing_column")
+
+    def belongs(problem: Problem) -> bool:
+        misspelt = problem.code == "column_name" and problem.severity == "warning"
+        return bool(absent) and misspelt and f'"{problem.column}"' not in absent
+
+    return [replace(problem, severity="error") if belongs(problem) else problem for problem in problems]
 
 
 def _find_base(path: Path, bids_root: str | Path | None) -> tuple[str, list[Problem]]:

@@ -28,6 +28,7 @@ PROBLEM_COLUMNS = ("severity", "code", "file", "row", "column", "participant_id"
 OBLIQUE_DEGREES = 0.5
 SHOWN_ROWS, LAST_WORDS = 30, 3
 NOTHING_FOUND = "Nothing in the design stands out: groups, sites, age, sex and head size are balanced as far as known."
+NOT_JUDGED = "Not looked at: one of the groups is empty (see the errors)."
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def check_cohort(
     --------
     >>> rows = pd.DataFrame({"participant_id": ["a"], "image_path": ["/absent.nii"], "diagnosis": ["control"]})
     >>> sorted({problem.code for problem in check_cohort(rows, ["control"], ["patient"]).problems})
-    ['missing_file', 'no_target', 'unknown_diagnosis']
+    ['missing_file', 'unknown_diagnosis']
     """
     role, unknown = _roles(manifest, background, target)
     named = manifest[manifest["image_path"].notna()]
@@ -116,7 +117,9 @@ def check_cohort(
     facts = named["image_path"].map(known)
     usable = facts[[found.usable for found in facts]]
     tables = table_one(manifest, role), site_table(manifest, role)
-    design = judge_design(manifest, role) + _judge_images(manifest, role, usable)
+    # Without both groups there is no design, and what kept them from being formed is an error of its own.
+    formed = set(ROLES) <= set(role.dropna())
+    design = judge_design(manifest, role) + _judge_images(manifest, role, usable) if formed else []
     problems = [
         *manifest.attrs.get("problems", []),
         *unknown,
@@ -129,7 +132,7 @@ def check_cohort(
         *([Problem("what was read could not be remembered", got=trouble, severity="info")] if trouble else []),
     ]
     problems.sort(key=lambda problem: (SEVERITIES.index(problem.severity), problem.row or 0))
-    verdicts = [_speak(problem) for problem in design] or [NOTHING_FOUND]
+    verdicts = [_speak(problem) for problem in design] or [NOTHING_FOUND if formed else NOT_JUDGED]
     return CheckResult(problems, *tables, verdicts, n_images=len(named), n_usable=len(usable))
 
 
