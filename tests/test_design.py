@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -208,6 +210,16 @@ def test_what_the_reference_will_refuse_is_said_beforehand(change, said):
     assert said in one(judge_design(changed, role), "reference").message
     with pytest.raises(ManifestError):
         learn_design(changed[role == "background"], covariates).encode(changed)
+    named = re.search(r"volumes\.normative\.covariates=\[(.+)\]", one(judge_design(changed, role), "reference").fix)
+    learn_design(changed[role == "background"], named[1].split(",")).encode(changed)
+
+
+def test_what_the_reference_needs_is_not_said_of_raw_images_which_have_none():
+    rows, role = cohort(8)
+    few = one(judge_design(rows.assign(image_path=rows.index.map("{:03d}_probseg.nii".format)), role), "reference")
+    assert "covariates" not in few.fix
+    assert few.fix.startswith("add controls")
+    assert "reference" not in codes(rows.assign(image_path=rows.index.map("sub-{:03d}_T1w.nii".format)), role)
 
 
 def test_training_controls_are_counted_for_the_reference():

@@ -18,6 +18,7 @@ from sepclr_med.cohort.balance import (
     site_table,
     standardised_difference,
 )
+from sepclr_med.cohort.image_kinds import suggest_preset
 from sepclr_med.errors import Problem
 
 # The usual thresholds of balance diagnostics (Austin 2009; Stuart, Lee and Leacy 2013).
@@ -135,8 +136,8 @@ def _judge_sizes(groups: dict[str, pd.DataFrame]) -> list[Problem]:
     )
     counts = " and ".join(f"{name} has {count}" for name, count in small.items())
     fix = (
-        "add participants (for background also from public cohorts of the same kind of images, scanned alike), use "
-        "cross-validation (split --folds), and believe intervals, not point estimates"
+        "add participants (for background also from public cohorts of the same kind of images, scanned alike), do not "
+        "divide them but cross-fit (fit --folds 5 --seeds 3), and believe intervals, not point estimates"
     )
     return [
         Problem(
@@ -272,30 +273,40 @@ def _judge_parts(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
 
 def _judge_reference(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
     """Say what the normative reference, the default for maps in template space, will refuse."""
+    if "image_path" in manifest and suggest_preset(manifest["image_path"].dropna()) == "t1w":
+        return []
     used = manifest[role.notna()]
     known = [name for name in (*NUISANCE, "site") if name in used and used[name].notna().any()]
-    lacking = [f"{name} {count}" for name, count in used[known].isna().sum().items() if count]
-    said = [f"rows without a value ({', '.join(lacking)})"] if lacking else []
+    lacking = {name: int(count) for name, count in used[known].isna().sum().items() if count}
+    said = [f"rows without a value ({', '.join(f'{name} {n}' for name, n in lacking.items())})"] if lacking else []
     fitted = role == "background"
     if "split" in manifest and manifest["split"].notna().any():
         fitted &= manifest["split"] == "train"
     controls = participants_of(manifest[fitted])
-    if len(controls) < FEWEST_CONTROLS:
-        said.append(f"{len(controls)} training controls, of {FEWEST_CONTROLS} that it needs")
+    too_few = len(controls) < FEWEST_CONTROLS
+    said += [f"{len(controls)} training controls, of {FEWEST_CONTROLS} that it needs"] * too_few
+    rare: set[str] = set()
     for name in [name for name in known if name in ("sex", "site")]:
         counts = controls[name].value_counts().reindex(used[name].dropna().unique(), fill_value=0)
         few = counts[counts < FEWEST_OF_A_CLASS]
+        rare |= {name} if len(few) else set()
         said += [
             f'{name} "{at}" with {n} training controls, of {FEWEST_OF_A_CLASS} that it needs' for at, n in few.items()
         ]
     if not said:
         return []
-    fix = (
-        "leave these rows out, merge small sites, or name the columns to use: --set "
-        "'volumes.normative.covariates=[age,sex]'; --set method.name=sepclr_paper needs no reference"
-    )
+    left = [] if too_few else [name for name in known if name not in rare | set(lacking)]
+    fix = _mend_reference(too_few, lacking=bool(lacking), rare=rare, left=left)
     message = f"fit with preset vbm will refuse this (the normative reference): {'; '.join(said)}"
     return [Problem(message, fix=fix, code="reference", severity="warning")]
+
+
+def _mend_reference(too_few: bool, lacking: bool, rare: set[str], left: list[str]) -> str:
+    """Say what lets the reference be fitted: rows, sites, or ``left``, the columns that it can be given as they are."""
+    ways = ["add controls"] * too_few + ["leave these rows out"] * (lacking or bool(rare))
+    ways += ["merge small sites"] * ("site" in rare)
+    ways += [f"use the other columns alone: --set 'volumes.normative.covariates=[{','.join(left)}]'"] * bool(left)
+    return ", or ".join([*ways, "do without a reference: --set method.name=sepclr_paper"])
 
 
 def _judge_absent(manifest: pd.DataFrame, role: pd.Series) -> list[Problem]:
