@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
-from sepclr_med.cohort.splits import assign_splits, check_overlap, split_balance
+from sepclr_med.cohort.splits import assign_splits, check_overlap, readable_balance, split_balance
 from sepclr_med.errors import ConfigError, ManifestError
 
 SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -253,6 +253,28 @@ def test_balance_counts_participants_not_images():
     sites = balance[(balance["variable"] == "site") & (balance["split"] == "train")]
     assert sites["mean"].sum() == pytest.approx(1)
     assert balance.loc[balance["split"] == "train", "smd"].isna().all()
+
+
+def test_a_test_part_of_other_people_is_warned_of_with_the_option_that_mends_it():
+    rows = whole_cohort(72).assign(sex=["F", "F", "F", "M"] * 18)
+
+    def warned(seed, stratify):
+        divided = assign_splits(rows, 0.25, 0.1, stratify, seed=seed)
+        return [p for p in divided.attrs["problems"] if (p.code, p.column) == ("unlike_test", "sex")]
+
+    plain = [warned(seed, ["diagnosis", "site"]) for seed in range(20)]
+    assert 0 < sum(map(bool, plain)) < 20
+    said = next(filter(None, plain))[0]
+    assert said.fix == "--stratify diagnosis,site,sex"
+    assert not any(warned(seed, said.fix.split()[1].split(",")) for seed in range(20))
+
+
+def test_balance_for_people_has_shares_in_per_cent_and_no_nan():
+    rows = whole_cohort(50)
+    shown = readable_balance(split_balance(assign_splits(rows)))
+    assert not shown.astype(str).apply(lambda column: column.str.contains("nan")).any().any()
+    assert shown["share or mean"][0].endswith(" %")
+    assert shown.loc[shown["variable"] == "age", "share or mean"].str.contains("SD").all()
 
 
 def test_a_hundred_thousand_rows_are_divided():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ SPLITS = ("train", "val", "test")
 QUANTILE_BINS = 3
 KNOWN_STRATA = ("diagnosis", "site", "scanner", "sex", "age", "tiv", "qc")
 SHOWN_NAMES = 5
+LARGEST_SMD = 0.5
 
 
 def assign_splits(
@@ -107,6 +109,7 @@ def assign_splits(
         inside = (split != "test").to_numpy()
         _check_enough(unit[inside], n_folds)
         divided["fold"] = _per_image(manifest, draw(inside, {str(number): 1 / n_folds for number in range(n_folds)}))
+    problems += _check_balance(divided, stratify) if leave_site_out is None else []
     divided.attrs["problems"] = [*manifest.attrs.get("problems", []), *problems]
     return divided
 
@@ -154,6 +157,40 @@ def split_balance(manifest: pd.DataFrame, stratify: Sequence[str] = ("diagnosis"
     return pd.DataFrame(rows, columns=["variable", "level", "split", "n", "mean", "sd", "smd"])
 
 
+def readable_balance(balance: pd.DataFrame) -> pd.DataFrame:
+    """Return what :func:`split_balance` found as words: shares in per cent, nothing where there is nothing to say.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"participant_id": list("abc"), "age": [30.0, 40.0, 35.0], "split": ["train"] * 3})
+    >>> readable_balance(split_balance(rows)).values.tolist()
+    [['participants', '', 'train', 3, '100 %', ''], ['age', '', 'train', 3, '35 (SD 5)', '']]
+    """
+    measured = (balance["level"] == "") & (balance["variable"] != "participants")
+    figures = zip(balance["mean"], balance["sd"], measured, strict=True)
+    said = [f"{mean:.3g} (SD {sd:.3g})" if number else f"{mean:.0%}".replace("%", " %") for mean, sd, number in figures]
+    differences = ["" if np.isnan(smd) else f"{smd:.2f}" for smd in balance["smd"]]
+    shown = balance[["variable", "level", "split", "n"]]
+    return shown.assign(**{"share or mean": said, "difference from train (SMD)": differences})
+
+
+def _check_balance(manifest: pd.DataFrame, stratify: Sequence[str]) -> list[Problem]:
+    """Warn when the test part is made of clearly other people than the training part."""
+    balance = split_balance(manifest, ())
+    apart = balance[(balance["split"] == "test") & (balance["smd"].abs() > LARGEST_SMD)]
+    place = Problem("", allowed=f"below {LARGEST_SMD}", code="unlike_test", severity="warning")
+    problems = []
+    for variable, rows in apart.groupby("variable", sort=False):
+        worst = rows.loc[rows["smd"].abs().idxmax()]
+        share = f" ({worst['level']} in {worst['mean']:.0%} of test)" if worst["level"] else ""
+        message = f"people of test are clearly others than those of train{share}"
+        got = f"standardised difference {worst['smd']:.2f}"
+        more = f"--stratify {','.join([*stratify, str(variable)])}"
+        fix = "another --seed, or a larger --test-size" if variable in stratify else more
+        problems.append(replace(place, message=message, column=str(variable), got=got, fix=fix))
+    return problems
+
+
 def _check_sizes(test_size: float, val_size: float, n_folds: int | None) -> None:
     wrong = []
     for name, size in (("test_size", test_size), ("val_size", val_size)):
@@ -197,7 +234,7 @@ def _per_image(manifest: pd.DataFrame, values: pd.Series) -> pd.Series:
 
 
 def _check_filled(people: pd.DataFrame, split: pd.Series, wanted: Sequence[str]) -> list[Problem]:
-    fix = "larger shares, fewer parts, or cross-validation (--folds) with so few participants"
+    fix = "larger shares, fewer parts, or, with so few participants, divide nobody and cross-fit (fit --folds 5)"
     problems = []
     for name in wanted:
         inside = people[split == name]
