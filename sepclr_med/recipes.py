@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ import pandas as pd
 
 from sepclr_med.cohort.bids import find_images
 from sepclr_med.cohort.columns import KNOWN_COLUMNS
+from sepclr_med.cohort.image_kinds import suggest_preset
+from sepclr_med.cohort.layouts import scan_layout
 from sepclr_med.cohort.manifest import assign_roles, read_manifest, relative_path
 from sepclr_med.config import load_config
 from sepclr_med.errors import ConfigError, Problem, RunError, did_you_mean
 from sepclr_med.rundir import write_text
-from sepclr_med.settings import EvaluationConfig
+from sepclr_med.settings import EvaluationConfig, SplitConfig
 
 IMAGES = {
     "vbm": "grey-matter maps in template space, modulated (CAT12 mwp1, FSL-VBM, ANTs)",
@@ -81,13 +82,35 @@ def read_cohort_of(
     return read_manifest(data)
 
 
-def suggest_images(data: str | Path) -> str:
-    """Return the likelier kind of images, by the names of the files."""
-    if Path(data).is_dir():
-        raw = any(any(folder.glob("**/*_T1w.nii*")) for folder in islice(Path(data).glob("sub-*"), 5))
-        return "t1w" if raw or not list_derivatives(data) else "vbm"
-    names = [Path(name).name.casefold() for name in read_manifest(data)["image_path"].dropna().tolist()]
-    return "vbm" if any(mark in name for name in names for mark in ("probseg", "mwp1", "gm_mod", "_gm")) else "t1w"
+def count_sources(data: str | Path) -> dict[str | None, int]:
+    """Count participants of a BIDS folder: with raw images (None), and with maps in each folder under ``derivatives/``.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     anat = Path(folder, "derivatives", "vbm", "sub-01", "anat")
+    ...     anat.mkdir(parents=True)
+    ...     (anat / "sub-01_label-GM_probseg.nii.gz").touch()
+    ...     count_sources(folder)
+    {None: 0, 'vbm': 1}
+    """
+    folders = {name: Path(data) / "derivatives" / name for name in list_derivatives(data)}
+    maps: dict[str | None, int] = {name: _count(folder, SUFFIXES["vbm"]) for name, folder in folders.items()}
+    return {None: _count(Path(data), SUFFIXES["t1w"]), **maps}
+
+
+def _count(root: Path, suffix: str) -> int:
+    images = scan_layout(root, suffix).images
+    return 0 if images.empty else int(images["participant_id"].nunique())
+
+
+def suggest_images(data: str | Path, sources: dict[str | None, int]) -> str:
+    """Return the likelier kind of images: by the names of the files, in a BIDS folder that of most participants."""
+    if not sources:
+        return suggest_preset(read_manifest(data)["image_path"].dropna()) or "t1w"
+    raw, maps = sources[None], [n for name, n in sources.items() if name is not None]
+    return "vbm" if maps and (not raw or max(maps) > raw) else "t1w"
 
 
 def list_derivatives(data: str | Path) -> list[str]:
@@ -200,7 +223,7 @@ def _require(name: str, known: list[str], option: str) -> None:
 
 def _format(answers: Answers, path: Path, manifest: pd.DataFrame) -> str:
     sections = [_cohort_lines(answers, path, manifest), _volume_lines(answers)]
-    sections += [_network_lines(answers), _evaluation_lines(answers, manifest)]
+    sections += [_network_lines(answers, manifest), _evaluation_lines(answers, manifest)]
     return "\n\n".join("\n".join(lines) for lines in [_head_lines(path), *sections]) + "\n"
 
 
@@ -235,6 +258,7 @@ def _cohort_lines(answers: Answers, path: Path, manifest: pd.DataFrame) -> list[
         return [*lines, "  # Who is trained on and who is held out is said by the manifest's column split."]
     return [
         *lines,
+        "  # Fewer than 300 patients? Rather hold out nobody: fit MANIFEST RUN_DIR -c RECIPE --folds 5 --seeds 3",
         "  split:               # who is held out; not used once the manifest has a column split",
         "    test_size: 0.2     # share of participants held out for the final figures",
         "    val_size: 0.1      # share watched during training; 0 with very few participants",
@@ -263,22 +287,36 @@ def _volume_lines(answers: Answers) -> list[str]:
     ]
 
 
-def _network_lines(answers: Answers) -> list[str]:
+def _network_lines(answers: Answers, manifest: pd.DataFrame) -> list[str]:
+    size = _suit_batch(assign_roles(manifest, answers.background, answers.target))
     backbone, why = ("resnet18", "wants a GPU") if answers.gpu else ("small", "trains on a CPU; resnet18 with a GPU")
     return [
         "method:",
         "  name: sepclr         # others to compare with: docs/methods.md, `sepclr-med compare`",
         "  common_dim: 32       # factors that everyone shares",
-        "  salient_dim: 32      # factors that only patients have",
+        "  salient_dim: 32      # factors that vary among patients and not among controls, be it disease or not",
         "",
         "network:",
         f"  backbone: {backbone}  # {why}; also resnet10, resnet50, densenet121",
         "",
         "training:",
         "  epochs: 100          # 5 for a first try",
-        "  batch_size: 64       # half of them controls; out of memory? --set training.micro_batch=8",
+        f"  batch_size: {size:<9}# half of them controls, of whom there must be enough (docs/unbalanced_groups.md)",
+        "                       # out of memory? --set training.micro_batch=8",
         "  seed: 0              # another seed gives another model: see docs/crossfit.md",
     ]
+
+
+def _suit_batch(role: pd.Series) -> int:
+    """Return a size of batches whose half is no larger than what the smaller group leaves for training, 64 at most.
+
+    Examples
+    --------
+    >>> [_suit_batch(pd.Series(["background"] * n + ["target"] * 300)) for n in (4, 21, 30, 200)]
+    [8, 32, 32, 64]
+    """
+    trained = (1 - SplitConfig().test_size) * role.value_counts().min()
+    return next((size for size in (64, 32, 16) if size / 2 <= trained), 8)
 
 
 def _evaluation_lines(answers: Answers, manifest: pd.DataFrame) -> list[str]:

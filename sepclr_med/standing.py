@@ -11,12 +11,17 @@ from pathlib import Path
 import pandas as pd
 
 from sepclr_med.cohort.control_names import find_controls, group_options
+from sepclr_med.cohort.image_kinds import suggest_preset
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import ManifestError, Problem
 from sepclr_med.report.collect import collect_run, dig
 from sepclr_med.report.not_run import find_not_run
 from sepclr_med.rundir import RunDir
 from sepclr_med.settings import CLOSED_FORM
+
+# docs/limitations.md: with fewer, link tests too few held-out patients; everyone is better embedded out of fold.
+FEW_PATIENTS = 300
+CROSS_FIT = ["--folds", "5", "--seeds", "3"]
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,83 @@ def find_standing(path: str | Path) -> Standing:
     raise ManifestError(f"{path}: nothing to look at", [Problem("holds no run and no participants", fix=fix)])
 
 
+def guess_groups(manifest: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the diagnoses with a usual name for controls, and all others; commonest first.
+
+    Examples
+    --------
+    >>> guess_groups(pd.DataFrame({"diagnosis": ["MDD", "HC", "MDD"]}))
+    (['HC'], ['MDD'])
+    """
+    names = [str(name) for name in manifest["diagnosis"].value_counts().index]
+    back = find_controls(names)
+    return back, [name for name in names if name not in back]
+
+
+def has_few_patients(manifest: pd.DataFrame, target: Sequence[str]) -> bool:
+    """Tell whether there are fewer patients than can be divided (300): they are cross-fitted.
+
+    Examples
+    --------
+    >>> has_few_patients(pd.DataFrame({"participant_id": ["01"], "diagnosis": ["MDD"]}), ["MDD"])
+    True
+    """
+    return manifest.loc[manifest["diagnosis"].isin(target), "participant_id"].nunique() < FEW_PATIENTS
+
+
+def follow_manifest(
+    path: Path,
+    manifest: pd.DataFrame,
+    groups: tuple[Sequence[str], Sequence[str]],
+    bids_root: Path | None = None,
+    missing_codes: str | None = None,
+) -> str:
+    """Return the command that follows once a manifest was checked: to divide it, to train, or to cross-fit.
+
+    Parameters
+    ----------
+    path : Path
+    manifest : DataFrame
+        What was read from it.
+    groups : pair of sequence of str
+        Diagnoses of controls and of patients.
+    bids_root : Path or None, default=None
+        Folder that image paths are relative to, where it was given.
+    missing_codes : str or None, default=None
+        Codes that mean missing, where they were given; ``split`` writes ``n/a`` in their place.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"participant_id": ["1"], "image_path": ["1.nii"], "diagnosis": ["MDD"]})
+    >>> print(follow_manifest(Path("m.tsv"), table, (["HC"], ["MDD"])))
+    sepclr-med fit m.tsv RUN_DIR --folds 5 --seeds 3 --background HC --target MDD
+    """
+    root = [] if bids_root is None else ["--bids-root", str(bids_root)]
+    folds = manifest["fold"].nunique() if "fold" in manifest else 0
+    divided = folds > 0 or ("split" in manifest and bool(manifest["split"].notna().any()))
+    few = has_few_patients(manifest, groups[1])
+    if missing_codes or not (divided or few):
+        codes = [f"--missing-codes={missing_codes}"] if missing_codes else []
+        alone = ["--test-size", "0", "--val-size", "0", "--folds", "5"] if few else []
+        return shlex.join(["sepclr-med", "split", str(path), *root, *codes, *alone])
+    cross_fit = ["--folds", str(folds), "--seeds", "3"] if folds else [] if divided else CROSS_FIT
+    words = [*_recipe_for(path, manifest), *cross_fit, *group_options(*groups), *root]
+    return shlex.join(["sepclr-med", "fit", str(path), "RUN_DIR", *words])
+
+
+def _recipe_for(path: Path, manifest: pd.DataFrame) -> list[str]:
+    """Return the option that says how images are read: the recipe at hand, or the preset that their names speak for."""
+    preset = suggest_preset(manifest["image_path"].dropna())
+    for recipe in (path.with_name("recipe.yaml"), Path("pipelines", preset, "recipe.yaml")):
+        if recipe.is_file():
+            return ["-c", str(recipe)]
+    return ["--set", f"volumes.preset={preset}"] if preset else []
+
+
 def _of_manifest(path: Path) -> Standing:
     manifest = read_manifest(path)
     levels = manifest["diagnosis"].value_counts()
-    names = [str(name) for name in levels.index]
-    back = find_controls(names)
-    roles = group_options(back, [name for name in names if name not in back])
+    groups = guess_groups(manifest)
     looked_at = path.with_name(f".{path.name}.images.jsonl").is_file()
     parts = manifest["split"].value_counts() if "split" in manifest else pd.Series(dtype=int)
     facts = [
@@ -92,10 +168,8 @@ def _of_manifest(path: Path) -> Standing:
         *(("read with a warning", str(p)) for p in manifest.attrs["problems"] if p.severity == "warning"),
     ]
     if not looked_at:
-        return Standing(facts, shlex.join(["sepclr-med", "check", str(path), *roles]))
-    if parts.empty:
-        return Standing(facts, shlex.join(["sepclr-med", "split", str(path)]))
-    return Standing(facts, shlex.join(["sepclr-med", "fit", str(path), "RUN_DIR", *roles]))
+        return Standing(facts, shlex.join(["sepclr-med", "check", str(path), *group_options(*groups)]))
+    return Standing(facts, follow_manifest(path, manifest, groups))
 
 
 def _of_run(run: RunDir) -> Standing:

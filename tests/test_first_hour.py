@@ -12,6 +12,7 @@ import time
 from pathlib import Path, PureWindowsPath
 
 import mistaken_studies as studies
+import pandas as pd
 import pytest
 
 from sepclr_med import load_config
@@ -20,7 +21,7 @@ from sepclr_med.cli.completion import complete_diagnoses
 from sepclr_med.cohort.manifest import read_manifest, relative_path, write_manifest
 from sepclr_med.cohort.misplaced import holds_dicom, suggest_path
 from sepclr_med.recipes import Answers, write_recipe
-from sepclr_med.standing import find_standing
+from sepclr_med.standing import find_standing, follow_manifest
 
 ROOT = Path(__file__).parents[1]
 ANSWERS = ["--images", "t1w", "--background", "control", "--target", "patient", "--covariates", "age,sex"]
@@ -88,6 +89,55 @@ def test_yes_takes_what_is_offered_and_says_what_cannot_be_offered(run_verb, stu
     assert not Path("b.yaml").exists()
 
 
+def add_maps(study, name, n):
+    for i in range(n):
+        path = (
+            study
+            / "my_study"
+            / "derivatives"
+            / name
+            / f"sub-{i + 1:03d}"
+            / "anat"
+            / f"sub-{i + 1:03d}_label-GM_probseg.nii"
+        )
+        path.parent.mkdir(parents=True)
+        path.touch()
+
+
+def test_init_takes_the_images_of_most_participants_and_warns_of_fewer(run_verb, study):
+    add_maps(study, "a_few", 3)
+    add_maps(study, "vbm", 24)
+    for folder in sorted((study / "my_study").glob("sub-0*"))[4:]:
+        shutil.rmtree(folder)
+    code, _, err = run_verb("init", "maps.yaml", "--data", "my_study", "--yes")
+    assert (code, err) == (0, "")
+    config = load_config("maps.yaml")
+    assert (config.volumes.preset, config.cohort.bids.derivative) == ("vbm", "vbm")
+    assert config.training.batch_size == 16
+    for given, said in (
+        (["--images", "t1w"], "raw T1w images of 4"),
+        (["--derivative", "a_few"], "derivatives/a_few of 3"),
+    ):
+        code, _, err = run_verb("init", f"{given[1]}.yaml", "--data", "my_study", "--yes", *given)
+        assert code == 0
+        assert f"{said} participants, but maps in derivatives/vbm of 24 participants" in err
+
+
+def test_init_lists_what_a_bids_folder_has_before_it_asks(study):
+    add_maps(study, "vbm", 3)
+    questions = [("are the images?", ""), ("under derivatives/?", ""), ("names carry", "")]
+    questions += [
+        ("the controls?", ""),
+        ("the patients?", ""),
+        ("Adjust for", ""),
+        ("to look at?", ""),
+        ("on a GPU?", "n"),
+    ]
+    code, shown, left = answer(["init", "--data", "my_study"], questions)
+    assert (code, left) == (0, []), shown
+    assert "found: raw T1w images of 24 participants, maps in derivatives/vbm of 3 participants" in shown
+
+
 def answer(command, replies, **variables):
     """Run a program on a real terminal and give each reply when its question is there; returns all that was shown."""
     child, terminal = pty.fork()
@@ -141,13 +191,19 @@ def test_doctor_tells_each_stage_of_a_study_and_the_command_that_comes_next(run_
     studies.no_split()
     check = follows("manifest.tsv")
     assert check == "sepclr-med check manifest.tsv --background control --target patient"
-    assert run_verb(*check.split()[1:])[0] == 0
-    split = follows("manifest.tsv")
-    assert split == "sepclr-med split manifest.tsv"
-    assert run_verb(*split.split()[1:])[0] == 0
+    code, _, err = run_verb(*check.split()[1:])
+    assert code == 0
+    groups = "--background control --target patient"
+    cross_fit = follows("manifest.tsv")
+    assert cross_fit == f"sepclr-med fit manifest.tsv RUN_DIR --set volumes.preset=t1w --folds 5 --seeds 3 {groups}"
+    assert err.endswith(f"next: {cross_fit}\n")
+    code, _, err = run_verb("split", "manifest.tsv")
+    assert code == 0
+    assert "note: fewer than 300 patients; undivided and cross-fitted" in err
+    assert err.endswith(f"next: {follows('manifest.tsv')}\n")
     fit = follows("manifest.tsv").replace("RUN_DIR", "runs/a")
     Path("quick.yaml").write_text(studies.QUICK)
-    assert fit == "sepclr-med fit manifest.tsv runs/a --background control --target patient"
+    assert fit == f"sepclr-med fit manifest.tsv runs/a --set volumes.preset=t1w {groups}"
     assert run_verb(*fit.split()[1:], "-c", "quick.yaml")[0] == 0
     embed = follows("runs/a")
     assert embed == "sepclr-med embed runs/a"
@@ -162,6 +218,28 @@ def test_doctor_tells_each_stage_of_a_study_and_the_command_that_comes_next(run_
     code, _, err = run_verb("doctor", study)
     assert code == 1
     assert "name a manifest, the folder of a run, or a BIDS folder" in err
+
+
+def test_the_command_after_a_check_says_all_that_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "m.tsv"
+    table = pd.DataFrame({"participant_id": [str(i) for i in range(700)], "image_path": "mwp1.nii"})
+    table["diagnosis"] = ["HC", "MDD"] * 350
+
+    def follows(manifest, **more):
+        return follow_manifest(path, manifest, (["HC"], ["MDD"]), **more).replace(str(tmp_path), "")
+
+    groups, few = "--background HC --target MDD", table[:100]
+    assert follows(table) == "sepclr-med split /m.tsv"
+    divided = "sepclr-med fit /m.tsv RUN_DIR --set volumes.preset=vbm"
+    assert follows(few.assign(split="train")) == f"{divided} {groups}"
+    assert follows(table.assign(fold=["0", "1", "2", "3"] * 175)) == f"{divided} --folds 4 --seeds 3 {groups}"
+    assert follows(few, bids_root=Path("bids")) == f"{divided} --folds 5 --seeds 3 {groups} --bids-root bids"
+    # Only split writes the codes away; nobody need be held out for that.
+    no_codes = "sepclr-med split /m.tsv --missing-codes=-9 --test-size 0 --val-size 0 --folds 5"
+    assert follows(few, missing_codes="-9") == no_codes
+    (tmp_path / "recipe.yaml").touch()
+    assert follows(few) == f"sepclr-med fit /m.tsv RUN_DIR -c /recipe.yaml --folds 5 --seeds 3 {groups}"
 
 
 def test_doctor_gives_a_command_for_everything_that_is_not_well(run_verb, tmp_path, monkeypatch):

@@ -69,8 +69,12 @@ def init(
     for name, what in recipes.IMAGES.items() if ask.interactive and images is None else ():
         print(f"  {name}: {what}")
     kinds = list(recipes.IMAGES)
-    images = ask("--images", "Which of these are the images?", images, recipes.suggest_images(data), among(kinds))
-    chosen = _ask_of_bids(ask, data, images, derivative, entities) if data.is_dir() else {}
+    sources = recipes.count_sources(data) if data.is_dir() else {}
+    if ask.interactive and sources:
+        print(f"  found: {', '.join(_name_source(name, n) for name, n in sources.items())}")
+    likely = recipes.suggest_images(data, sources)
+    images = ask("--images", "Which of these are the images?", images, likely, among(kinds))
+    chosen = _ask_of_bids(ask, sources, images, derivative, entities) if sources else {}
     table = recipes.read_cohort_of(data, images, **chosen)
     counts = table["diagnosis"].value_counts()
     levels = [str(name) for name in counts.index]
@@ -142,20 +146,29 @@ def _require_all(given: dict[str, Any]) -> None:
 
 
 def _ask_of_bids(
-    ask: _Questions, data: Path, images: str, derivative: str | None, entities: str | None
+    ask: _Questions, sources: dict[str | None, int], images: str, derivative: str | None, entities: str | None
 ) -> dict[str, Any]:
-    from sepclr_med import recipes
-
-    there = recipes.list_derivatives(data)
-    offered = there[0] if images == "vbm" and there else NONE
-    folder = ask("--derivative", "Which folder under derivatives/?", derivative, offered, among([*there, NONE]))
+    maps = {name: n for name, n in sources.items() if name is not None}
+    fullest = max(maps, key=lambda name: maps[name], default=NONE)
+    offered = fullest if images == "vbm" else NONE
+    folder = ask("--derivative", "Which folder under derivatives/?", derivative, offered, among([*maps, NONE]))
+    taken = None if folder == NONE else folder
+    # Of other images in derivatives than maps nothing was counted.
+    if (images == "vbm" or taken is None) and sources[taken] < maps.get(fullest, 0):
+        said = f"{_name_source(taken, sources[taken])}, but {_name_source(fullest, maps[fullest])}"
+        print(f"warning: {said}: --images vbm --derivative {fullest}", file=sys.stderr)
     offered = "label=GM" if images == "vbm" else NONE
     question = "What must the images' names carry (key=value, comma-separated)?"
     carry = ask("--entities", question, entities, offered, _find_no_pairs)
     return {
-        "derivative": None if folder == NONE else folder,
+        "derivative": taken,
         "entities": {} if carry == NONE else pairs(listed(carry), "--entities"),
     }
+
+
+def _name_source(derivative: str | None, n: int) -> str:
+    where = "raw T1w images" if derivative is None else f"maps in derivatives/{derivative}"
+    return f"{where} of {n} participants"
 
 
 def _find_no_pairs(answer: str) -> str:

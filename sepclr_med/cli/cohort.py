@@ -171,6 +171,7 @@ def check(
     from sepclr_med import check_cohort, read_manifest
     from sepclr_med.cohort.preflight import format_check, problems_table, summarise_check
     from sepclr_med.rundir import write_table
+    from sepclr_med.standing import follow_manifest
 
     table = read_manifest(manifest, bids_root, listed(missing_codes))
     facts = manifest.with_name(f".{manifest.name}.images.jsonl")
@@ -179,9 +180,8 @@ def check(
         write_table(output, problems_table(result))
     print(json.dumps(result.to_dict(), indent=2)) if as_json else print_rich(format_check(result))
     # Last, because the terminal stands there: what is above may have scrolled away.
-    follows = ["fit", str(manifest), "RUN_DIR", "--background", background, "--target", target]
-    follows = follows if "split" in table else ["split", str(manifest)]
-    for line in summarise_check(result, str(manifest), shlex.join(["sepclr-med", *follows])):
+    follows = follow_manifest(manifest, table, (listed(background), listed(target)), bids_root, missing_codes)
+    for line in summarise_check(result, str(manifest), follows):
         print(line, file=sys.stderr)
     raise typer.Exit(0 if result.ok else 1)
 
@@ -215,7 +215,8 @@ def split(
     from sepclr_med import assign_splits, read_manifest, write_manifest
     from sepclr_med.cohort.ledger import require_unsealed
     from sepclr_med.cohort.ledger import seal as seal_rows
-    from sepclr_med.cohort.splits import split_balance
+    from sepclr_med.cohort.splits import readable_balance, split_balance
+    from sepclr_med.standing import FEW_PATIENTS, follow_manifest, guess_groups, has_few_patients
 
     if hypotheses is not None and not seal_test:
         raise ConfigError("split: hypotheses are frozen with a seal", [Problem("no --seal", fix="add --seal")])
@@ -237,8 +238,13 @@ def split(
         ledger = seal_rows(read_manifest(written, bids_root), written, hypotheses)
         print(f"test part sealed -> {ledger}", file=sys.stderr)
     print_problems(table.attrs.get("problems", []))
-    print_table(split_balance(table, columns), as_json, "balance of the splits")
-    print("next: sepclr-med fit " + shlex.join([str(written), "RUN_DIR", "-c", "RECIPE"]), file=sys.stderr)
+    balance = split_balance(table, columns)
+    print_table(balance if as_json else readable_balance(balance), as_json, "balance of the splits")
+    groups = guess_groups(table)
+    if test_size and not (folds or leave_site_out or seal_test) and has_few_patients(table, groups[1]):
+        instead = "undivided and cross-fitted (fit MANIFEST RUN_DIR --folds 5 --seeds 3), all of them would be tested"
+        print(f"note: fewer than {FEW_PATIENTS} patients; {instead} (docs/crossfit.md)", file=sys.stderr)
+    print(f"next: {follow_manifest(written, table, groups, bids_root)}", file=sys.stderr)
 
 
 @app.command(rich_help_panel="Cohort")
