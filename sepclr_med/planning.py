@@ -21,7 +21,8 @@ from sepclr_med.config import Config
 from sepclr_med.engine import process_grid
 from sepclr_med.errors import RunError
 from sepclr_med.methods import build_network
-from sepclr_med.probing import Probe, probe
+from sepclr_med.probing import USABLE_SHARE, Probe, probe
+from sepclr_med.progress import format_duration
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import cache_folder
 from sepclr_med.volumes.batches import draw_batches
@@ -87,6 +88,7 @@ def plan(manifest: pd.DataFrame, config: Config, run_dir: str | Path, seconds: f
     RunError
         When not even two images fit into memory.
     """
+    load, cores = psutil.getloadavg()[0], psutil.cpu_count() or 1
     roles = require_trainable(manifest, config)
     used = manifest[roles.notna() & manifest["split"].isin(["train", "val"])]
     shape, preprocessing_seconds = _try_preprocessing(used, config)
@@ -99,14 +101,17 @@ def plan(manifest: pd.DataFrame, config: Config, run_dir: str | Path, seconds: f
     budget = int(config.volumes.resident_share * memory["free"]) if memory["kind"] == "GPU" else 0
     resident = len(used) * volume_bytes <= budget
     free = memory["free"] - (len(used) * volume_bytes if resident else 0)
+    began = time.monotonic()
     probes = probe(config, shape, _sizes(per_process), free, seconds)
+    # Where the trial ended before its time, it was memory that ended it.
+    usable = USABLE_SHARE * free if time.monotonic() - began > seconds else 0
     if not probes:
         raise RunError(
             f"plan: not even 2 images of {' x '.join(map(str, shape[1:]))} voxels could be trained on with "
             f"{config.network.called} in {free / GIB:.1f} GiB; use a larger volumes.spacing, "
             "training.checkpoint_activations=true or a smaller backbone"
         )
-    best, step_seconds = _recommend(probes, per_process)
+    best, step_seconds = _recommend(probes, per_process, usable)
     epoch_seconds = len(batches) * step_seconds
     n_jobs = joblib.cpu_count() if config.volumes.n_jobs == -1 else config.volumes.n_jobs
     weights = sum(p.numel() for p in build_network(config, shape[0], shape[1:]).parameters()) * 4
@@ -127,6 +132,9 @@ def plan(manifest: pd.DataFrame, config: Config, run_dir: str | Path, seconds: f
         "devices": devices,
         "num_nodes": num_nodes,
         "batch": len(batches[0]),
+        "images_measured": max(found.micro_batch for found in probes),
+        "load": load,
+        "cores": cores,
         "step_bytes": best.n_bytes,
         "step_seconds": step_seconds,
         "steps_per_epoch": len(batches),
@@ -180,8 +188,17 @@ def _sizes(per_process: int) -> list[int]:
     return [2**k for k in range(1, 1 + int(math.log2(per_process))) if 2**k < per_process] + [per_process]
 
 
-def _recommend(probes: Sequence[Probe], per_process: int) -> tuple[Probe, float]:
-    """Return the probe whose micro-batch makes the shortest step, and the seconds of that step."""
+def _recommend(probes: Sequence[Probe], per_process: int, usable: float = 0) -> tuple[Probe, float]:
+    """Return the part that a step should be taken in, and the seconds of the step.
+
+    The whole share of a process, where it was measured or, reckoned from the largest part that was, fits into
+    ``usable`` bytes; else the measured part with the shortest step.
+    """
+    largest = max(probes, key=lambda found: found.micro_batch)
+    times = per_process / largest.micro_batch
+    if times == 1 or largest.n_bytes * times <= usable:
+        seconds = times * largest.step_seconds
+        return Probe(per_process, seconds, times * largest.forward_seconds, round(times * largest.n_bytes)), seconds
 
     def step_seconds(found: Probe) -> float:
         n_parts = -(-per_process // found.micro_batch)
@@ -199,6 +216,8 @@ def _warnings(facts: dict, kind: str, per_process: int) -> list[str]:
         said.append(
             "training would take days on this CPU: use a GPU, network.backbone=small or a larger volumes.spacing"
         )
+    if facts["load"] > facts["cores"]:
+        said.append(f"the machine is busy (load {facts['load']:.1f}, {facts['cores']} cores): alone it would be faster")
     if per_process < 4:
         said.append(f"{per_process} images per process: batch statistics of so few are noisy, use network.norm=group")
     return said
@@ -210,9 +229,12 @@ def _rows(found: Plan) -> list[tuple[str, str, str]]:
     if facts["resident_budget_bytes"]:
         where += f"; {_gib(facts['resident_budget_bytes'])} of it may hold volumes (volumes.resident_share)"
     parts = "whole batch at once" if found.micro_batch is None else f"{found.micro_batch} images at a time"
+    most = f"measured on {facts['images_measured']} images at most"
+    if found.micro_batch is None and facts["images_measured"] * facts["processes"] < facts["batch"]:
+        most += ", reckoned from that; a longer --seconds measures more"
     rows = [
         ("images", str(facts["images"]), f"{facts['voxels']} voxels each"),
-        ("preprocessing", _duration(facts["preprocessing_seconds"]), f"once; measured on {IMAGES_TRIED} images"),
+        ("preprocessing", format_duration(facts["preprocessing_seconds"]), f"once; measured on {IMAGES_TRIED} images"),
         ("volumes", _gib(facts["volumes_bytes"]), where),
         ("disk", _gib(facts["disk_bytes"]), f"cache and checkpoints; {_gib(facts['disk_free_bytes'])} free"),
         ("device", str(facts["device"]), f"{_gib(facts['device_free_bytes'])} free for each process"),
@@ -223,10 +245,14 @@ def _rows(found: Plan) -> list[tuple[str, str, str]]:
         each = tried.step_seconds / tried.micro_batch
         rows.append((f"  {tried.micro_batch} images", _gib(tried.n_bytes), f"{1 / each:.1f} images/s, measured"))
     rows += [
-        ("memory of a step", _gib(facts["step_bytes"]), parts),
-        ("step", _duration(facts["step_seconds"]), f"batch of {facts['batch']}; time of communication not included"),
-        ("epoch", _duration(facts["epoch_seconds"]), f"{facts['steps_per_epoch']} steps"),
-        ("training", _duration(facts["training_seconds"]), f"{facts['epochs']} epochs, validation not included"),
+        ("memory of a step", _gib(facts["step_bytes"]), f"{parts}; {most}"),
+        (
+            "step",
+            format_duration(facts["step_seconds"]),
+            f"batch of {facts['batch']}; time of communication not included",
+        ),
+        ("epoch", format_duration(facts["epoch_seconds"]), f"{facts['steps_per_epoch']} steps"),
+        ("training", format_duration(facts["training_seconds"]), f"{facts['epochs']} epochs, validation not included"),
     ]
     rows += [("use", f"--set {setting}", "") for setting in found.settings]
     return rows + [("warning", text, "") for text in found.warnings]
@@ -236,22 +262,3 @@ def _gib(n_bytes: float) -> str:
     if n_bytes < GIB:
         return f"{n_bytes / 2**20:.0f} MiB"
     return f"{n_bytes / GIB:.1f} GiB" if n_bytes < 10 * GIB else f"{n_bytes / GIB:.0f} GiB"
-
-
-def _duration(seconds: float) -> str:
-    """Return seconds for people.
-
-    Examples
-    --------
-    >>> [_duration(s) for s in (0.31, 75, 3599.7, 7300, 200000)]
-    ['0.31 s', '1 min 15 s', '1 h 0 min', '2 h 2 min', '2 d 8 h']
-    """
-    if seconds < 59.5:
-        return f"{seconds:.2g} s"
-    units = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
-    for size, unit, smaller, name in units:
-        # Rounded before it is divided, so that no part reaches the next unit.
-        whole, rest = divmod(round(seconds / smaller), size // smaller)
-        if whole:
-            return f"{whole} {unit} {rest} {name}"
-    raise AssertionError("unreachable")

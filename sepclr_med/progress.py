@@ -39,6 +39,7 @@ def report_progress(task: str, total: int, done: int = 0, quiet: bool = False) -
             yield shown
         return
     began = spoke = time.monotonic()
+    before = done
 
     def advance(remark: str = "") -> None:
         nonlocal done, spoke
@@ -46,7 +47,9 @@ def report_progress(task: str, total: int, done: int = 0, quiet: bool = False) -
         now = time.monotonic()
         if now - spoke > SECONDS_BETWEEN_LINES or (done == total and now - began > SECONDS_BETWEEN_LINES):
             spoke = now
-            print(f"{task}: {done}/{total}{', ' + remark if remark else ''}", file=sys.stderr, flush=True)
+            left = format_duration((now - began) / (done - before) * (total - done))
+            words = [f"{task}: {done}/{total}", *([remark] if remark else []), *([f"{left} left"] * (done < total))]
+            print(", ".join(words), file=sys.stderr, flush=True)
 
     yield advance
 
@@ -60,3 +63,22 @@ def _bar(task: str, total: int, done: int) -> Iterator[Callable[..., None]]:
     with Progress(*columns, TextColumn("{task.fields[remark]}"), console=Console(stderr=True)) as bar:
         shown = bar.add_task(task, total=total, completed=done, remark="")
         yield lambda remark="": bar.update(shown, advance=1, remark=remark)
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds for people.
+
+    Examples
+    --------
+    >>> [format_duration(s) for s in (0.31, 75, 3599.7, 7300, 200000)]
+    ['0.31 s', '1 min 15 s', '1 h 0 min', '2 h 2 min', '2 d 8 h']
+    """
+    if seconds < 59.5:
+        return f"{seconds:.2g} s"
+    units = ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+    for size, unit, smaller, name in units:
+        # Rounded before it is divided, so that no part reaches the next unit.
+        whole, rest = divmod(round(seconds / smaller), size // smaller)
+        if whole:
+            return f"{whole} {unit} {rest} {name}"
+    raise AssertionError("unreachable")

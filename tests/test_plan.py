@@ -82,6 +82,23 @@ def test_the_micro_batch_that_makes_the_shortest_step_is_recommended():
     assert (best.micro_batch, seconds) == (4, 8.0)
 
 
+def test_no_micro_batch_is_recommended_where_only_time_kept_the_whole_batch_from_being_measured():
+    probes = [Probe(2, 1.0, 0.3, 10), Probe(4, 1.5, 0.5, 20)]
+    best, seconds = _recommend(probes, per_process=16, usable=100)
+    assert (best.micro_batch, best.n_bytes, seconds) == (16, 80, 6.0)
+    assert _recommend(probes, per_process=16, usable=79)[0].micro_batch == 4
+
+
+def test_a_plan_says_how_few_images_were_measured_and_that_the_machine_is_busy(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr("sepclr_med.planning.psutil.getloadavg", lambda: (1000.0, 0.0, 0.0))
+    made = plan(read_manifest(cohort), load_config(overrides=SETTINGS), tmp_path / "run", seconds=0)
+    assert made.micro_batch is None
+    assert made.settings == []
+    rows = made.table().set_index("what")
+    assert "measured on 2 images at most, reckoned from that" in rows.loc["memory of a step", "remark"]
+    assert "the machine is busy (load 1000.0" in rows.loc["warning", "value"]
+
+
 def test_the_command_prints_json_and_writes_a_script_that_requeues(cohort, tmp_path):
     words = ["plan", str(cohort), str(tmp_path / "run"), "--seconds", "5", "--json", "--sbatch", str(tmp_path / "s.sh")]
     given = [word for setting in SETTINGS for word in ("--set", setting)]

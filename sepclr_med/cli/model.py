@@ -37,7 +37,7 @@ def plan(
     target: Target = None,
     bids_root: BidsRoot = None,
     assign: Assignments = None,
-    seconds: Annotated[float, typer.Option(min=1, help="About how long to measure.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, help="No larger part of a batch is begun after this.")] = 60.0,
     sbatch: Annotated[Path | None, typer.Option(help="Also write this script for SLURM.")] = None,
     partition: Annotated[str | None, typer.Option(help="SLURM partition of that script.")] = None,
     as_json: AsJson = False,
