@@ -241,7 +241,7 @@ def test_linking_tables_of_other_origin_from_the_command_line(run_verb, tmp_path
     assert facts["not_tested"] == {"rare": "values of 5 participants, 8 needed"}
     code, out, err = run_verb("evaluate", *words[:4], "-o", tmp_path / "card", "--permutations", "99")
     assert code == 0, err
-    assert "Verdicts" in out
+    assert "Verdicts (+ as hoped, ! beware)" in out
     assert json.loads((tmp_path / "card" / "card.json").read_text())["not_tested"] == facts["not_tested"]
     assert err.strip().splitlines()[-1] == "Not tested: rare (values of 5 participants, 8 needed)"
 

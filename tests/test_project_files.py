@@ -111,3 +111,11 @@ def test_every_extra_is_in_the_page_that_says_how_to_install():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     page = (ROOT / "docs" / "install.md").read_text()
     assert [name for name in extras if f"| `{name}` |" not in page] == []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_help_has_a_line_for_every_target_and_says_how_long_the_demo_takes():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("  make ")}
+    assert told == makefile_targets()
+    assert "15 minutes" in done.stdout

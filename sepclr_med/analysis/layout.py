@@ -104,7 +104,7 @@ def format_card(card: Mapping[str, Any]) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Any] = [Text("Verdicts")]
+    parts: list[Any] = [Text("Verdicts (+ as hoped, ! beware)")]
     for verdict in card.get("verdicts", ()):
         mark, style = MARKS[verdict["level"]]
         parts.append(Text(f"{mark} {verdict['text']}", style=style))
