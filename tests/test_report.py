@@ -652,7 +652,7 @@ def test_methods_say_what_was_done_without_sites_and_without_components(run):
     assert "values freely, without blocks" in text
     assert "values within sites" not in text
     facts = {"covariates": ["age"], "n_background": 15, "n_components": 0}
-    data = {"config": {"method": {}}, "files": ["history.tsv"], "objects": {"reference": {"facts": facts}}}
+    data = {"config": {"method": {}}, "files": ["history.tsv"], "objects": {"reference": {"facts": facts}}, "steps": []}
     assert "no component of what it leaves" in describe_model(data, str)
 
 
