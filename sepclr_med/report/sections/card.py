@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import pandas as pd
@@ -34,7 +35,7 @@ CHANCE_OF_R2 = (
     "another, far below where they are few and alike."
 )
 # More rows than this stand in several drawings, so that the columns of the page can be balanced.
-MOST_ROWS = 5
+MOST_ROWS = 6
 ORDER = {"warning": 0, "error": 0, "info": 1, "good": 2}
 MEASURES = {
     "distance_correlation": "distance correlation",
@@ -141,9 +142,11 @@ def draw_separation(rows: pd.DataFrame) -> list[Markup]:
             best = as_number(group.loc[group["space"] == "salient", "value"].max())
             said.append(f"{variable} {format_number(best)}")
         cut = f" (cut at {format_number(limits[0], 1)})" if (mine["value"] < limits[0]).any() else ""
-        for start in range(0, len(lines), MOST_ROWS):
-            part = lines[start : start + MOST_ROWS]
-            values = say_list(said[start : start + MOST_ROWS])
+        # As even as they come: no drawing of a single line beside full ones.
+        size = ceil(len(lines) / ceil(len(lines) / MOST_ROWS))
+        for start in range(0, len(lines), size):
+            part = lines[start : start + size]
+            values = say_list(said[start : start + size])
             description = f"{plural(len(part), 'variable')}. From the salient space: {values}."
             drawings.append(draw_intervals(part, name, description, name + cut, limits))
     return drawings
