@@ -34,7 +34,7 @@ class Sizes:
         gpu = device == "cuda"
         self.repeats = 1 if quick else repeats
         self.rows = 1000 if quick else 100_000
-        self.n_train, self.spacing = (16, 12.0) if quick else (400, 6.0)
+        self.n_train, self.spacing = (48, 12.0) if quick else (400, 6.0)
         self.shape = (16, 24, 16) if quick else DEMO_SHAPE
         self.view_sizes, self.n_views = ((12,), 4) if quick else ((40, 96), 256 if gpu else 32)
         self.gpu_size, self.gpu_batch = (128, 32)
