@@ -20,11 +20,11 @@ from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.config import Config, load_config
 from sepclr_med.embedding import embed, embeddings_are_current
 from sepclr_med.errors import ConfigError, Problem, did_you_mean
+from sepclr_med.method_settings import METHODS
 from sepclr_med.opening import guard_test
 from sepclr_med.pipeline import read_cohort
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_table
-from sepclr_med.settings import METHODS
 from sepclr_med.training import fit
 
 

@@ -15,10 +15,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sepclr_med.errors import ConfigError, Problem, did_you_mean, make_printable
+from sepclr_med.method_settings import MethodConfig
 from sepclr_med.settings import (
     CohortConfig,
     EvaluationConfig,
-    MethodConfig,
     NetworkConfig,
     Section,
     TrainingConfig,

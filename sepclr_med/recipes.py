@@ -231,7 +231,7 @@ def _head_lines(path: Path) -> list[str]:
     return [
         f"# Written by `sepclr-med init`. To use it: sepclr-med run {path.name} runs/{path.stem}",
         "# Only what differs from the defaults need be here. Every setting with its unit and default is in",
-        "# sepclr_med/settings.py; config.yaml of a run folder shows them all.",
+        "# docs/configuration.md; config.yaml of a run folder shows them all.",
     ]
 
 

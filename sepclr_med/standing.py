@@ -14,10 +14,10 @@ from sepclr_med.cohort.control_names import find_controls, group_options
 from sepclr_med.cohort.image_kinds import suggest_preset
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import ManifestError, Problem
+from sepclr_med.method_settings import CLOSED_FORM
 from sepclr_med.report.collect import collect_run, dig
 from sepclr_med.report.not_run import find_not_run
 from sepclr_med.rundir import RunDir
-from sepclr_med.settings import CLOSED_FORM
 
 # docs/limitations.md: with fewer, link tests too few held-out patients; everyone is better embedded out of fold.
 FEW_PATIENTS = 300

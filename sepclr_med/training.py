@@ -32,6 +32,7 @@ from sepclr_med.engine import average_buffers, on_first_process, start_processes
 from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
 from sepclr_med.erasing import fit_erasures
 from sepclr_med.errors import ConfigError, Problem, RunError
+from sepclr_med.method_settings import CLOSED_FORM
 from sepclr_med.methods import build_network, erases, find_method, needs_reference, salient_share
 from sepclr_med.methods.shapes import count_salient
 from sepclr_med.networks import channels_last, checkpoint_activations
@@ -42,7 +43,7 @@ from sepclr_med.provenance import record_step
 from sepclr_med.rendering import fit_reference, load_rendering
 from sepclr_med.rundir import RunDir, require_keys, write_table
 from sepclr_med.runs import cache_folder, open_run, refuse_strangers
-from sepclr_med.settings import CLOSED_FORM, TrainingConfig
+from sepclr_med.settings import TrainingConfig
 from sepclr_med.training_state import TrainingState, history_table, other_images, restore_state, save_state
 from sepclr_med.volumes.batches import draw_batches
 from sepclr_med.volumes.cache import cache_volumes, identify_volumes

@@ -21,13 +21,13 @@ from sepclr_med.cohort.labels import Wanted, encode_labels
 from sepclr_med.errors import ConfigError, ManifestError, PreemptedError
 from sepclr_med.losses.critics import DensityRatio
 from sepclr_med.losses.independence import hsic, mmd
+from sepclr_med.method_settings import CLOSED_FORM, METHODS, MethodConfig
 from sepclr_med.methods import build_network, cpca, cvae, find_method, mm_cvae, pca, pcpca, sepvae, vae
 from sepclr_med.methods.erasure import fit_erasure
 from sepclr_med.methods.linear import measure_moments
 from sepclr_med.methods.sepclr import SepCLRObjective, find_labels
 from sepclr_med.networks import split_inputs
 from sepclr_med.rundir import RunDir
-from sepclr_med.settings import CLOSED_FORM, METHODS, MethodConfig
 from sepclr_med.step import backward_batch, divide_batch
 from sepclr_med.volumes.cache import CachedVolumes
 from sepclr_med.volumes.reader import VolumeReader

@@ -665,7 +665,8 @@ def set_links(run, level, mde, n):
     def edit(content):
         content["verdicts"] = verdicts
         content["settings"] |= {"n": n, "target": ["patient"], "blocks": []}
-        content["notes"] = ["Not probed: MADRS (values of 5 participants, 8 needed).", "Another."]
+        content["not_tested"] = {"MADRS": "values of 5 participants, 8 needed"}
+        content["notes"] = ["Not tested: MADRS (values of 5 participants, 8 needed).", "Another."]
 
     change(run / "analysis/link.json", edit)
 
@@ -699,7 +700,7 @@ def test_untested_variables_stand_in_the_open_and_nulls_are_one_list_in_brief(ru
     assert "p is from free permutations, as there are no blocks" in said
     (run / "analysis/link.json").unlink()
     assert "p is from permutations within blocks;" in " ".join(Page(report(run).read_text()).text("p"))
-    assert not any(item.startswith("Not probed") for item in items)
+    assert not any(item.startswith("Not tested") for item in items)
 
 
 def test_who_squeezes_all_others_is_an_arrow_at_the_rim_and_counted():

@@ -17,12 +17,12 @@ from sepclr_med.checkpoint import load_checkpoint, network_weights, saved_standa
 from sepclr_med.config import Config
 from sepclr_med.erasing import load_erasures
 from sepclr_med.errors import RunError
+from sepclr_med.method_settings import CLOSED_FORM
 from sepclr_med.methods import build_network
 from sepclr_med.methods.erasure import Erasure
 from sepclr_med.networks import channels_last, split_inputs
 from sepclr_med.rendering import load_rendering
 from sepclr_med.rundir import RunDir
-from sepclr_med.settings import CLOSED_FORM
 from sepclr_med.volumes.reader import VolumeReader
 
 CHUNK = 64

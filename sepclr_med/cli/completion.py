@@ -17,7 +17,7 @@ MOST_ROWS = 5000
 
 def complete_methods(incomplete: str) -> list[str]:
     """Offer the names of methods, in a comma-separated list."""
-    from sepclr_med.settings import METHODS
+    from sepclr_med.method_settings import METHODS
 
     return extend_list(incomplete, METHODS)
 

@@ -105,7 +105,7 @@ def fit(
     from sepclr_med import fit as train
     from sepclr_med import load_config, read_manifest
     from sepclr_med.engine import is_first_process
-    from sepclr_med.settings import CLOSED_FORM
+    from sepclr_med.method_settings import CLOSED_FORM
 
     refuse_exchanged(manifest, run_dir)
     settings = load_config(config, [*(assign or []), *group_settings(background, target)])

@@ -15,8 +15,8 @@ from sklearn.utils import gen_batches
 from torch import Tensor, nn
 
 from sepclr_med.config import Config
+from sepclr_med.method_settings import MethodConfig
 from sepclr_med.networks import split_inputs
-from sepclr_med.settings import MethodConfig
 from sepclr_med.volumes.normative_fit import gram_matrix
 from sepclr_med.volumes.reader import VolumeReader
 

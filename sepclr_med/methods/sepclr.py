@@ -30,9 +30,9 @@ from sepclr_med.losses.contrastive import attribute_alignment, kernel_info_nce, 
 from sepclr_med.losses.critics import CLUB, Critic, DensityRatio
 from sepclr_med.losses.independence import distance_correlation, hsic, kernel_mutual_information, mmd_independence
 from sepclr_med.losses.pairwise import LossTerms, SepCLRLoss, null_salient, require_both_groups
+from sepclr_med.method_settings import MethodConfig
 from sepclr_med.methods.shapes import count_disorders, count_salient, encoder_shape
 from sepclr_med.networks import SepCLRNetwork
-from sepclr_med.settings import MethodConfig
 
 SPACES = ("common", "salient")
 N_VIEWS = 2

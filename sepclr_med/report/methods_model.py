@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sepclr_med.method_settings import CLOSED_FORM, TWO_SPACES
 from sepclr_med.report.collect import dig, texts
 from sepclr_med.report.wording import as_number, plural, say_list
-from sepclr_med.settings import CLOSED_FORM, TWO_SPACES
 
 SEPCLR = (
     "Two encoders were trained with SepCLR [[sepclr]]: a common one for what varies in everyone, and a salient one for "

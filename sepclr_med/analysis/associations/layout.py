@@ -35,7 +35,7 @@ def format_links(found: Any) -> Group:
 
     said = [Text(f"{MARKS[verdict['level']]} {verdict['text']}") for verdict in found.verdicts]
     notes = [Text(f"- {note}", style="dim") for note in found.notes]
-    head = Text(f"Over {found.settings['over']}, n = {found.settings['n']}")
+    head = Text(f"Over {found.settings['over']}, n = {found.settings['n']} (+ goes with it, ! beware)")
     last = [Text(left_out, style="bold")] if (left_out := describe_left_out(found.not_tested)) else []
     return Group(_table(found.links), head, *said, Padding(Group(*notes), (1, 0, 0, 0)), *last)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.analysis.associations.claims import by_strength
+from sepclr_med.analysis.variables import describe_left_out
 from sepclr_med.report import blocks
 from sepclr_med.report.brief import without_nulls
 from sepclr_med.report.collect import dig, records, texts
@@ -34,7 +35,6 @@ from sepclr_med.report.wording import (
 )
 
 MOST_NOTES = 20
-NOT_PROBED = "Not probed: "
 RULE = (
     "ordinal are whole numbers of three to seven values among those tested, or levels the sidecar numbers; other "
     "numbers are continuous, so that a scale may be either; --measure NAME=continuous overrules it"
@@ -61,10 +61,9 @@ def describe_links(data: Mapping[str, Any]) -> blocks.Block | None:
     settings = dig(link, "settings", default={})
     said = [blocks.verdict(entry.get("text", ""), entry.get("level")) for entry in records(link, "verdicts")]
     said = sorted(said, key=lambda entry: ORDER[entry["level"]]) or say_links(links)
-    notes = texts(link, "notes")
-    untested = [
-        blocks.verdict(f"Not tested: {note.removeprefix(NOT_PROBED)}") for note in notes if _says_untested(note)
-    ]
+    reasons = dig(link, "not_tested")
+    left_out = describe_left_out(reasons) if isinstance(reasons, Mapping) else ""
+    untested = [blocks.verdict(f"{left_out}.")] if left_out else []
     single = factor_rows(links)
     parts = [
         blocks.paragraph(_which_p(settings)),
@@ -74,14 +73,10 @@ def describe_links(data: Mapping[str, Any]) -> blocks.Block | None:
         draw_strongest(single),
         blocks.table(links_table(links)),
         *draw_variables(single, data["tables"].get("sites")),
-        blocks.notes(note for note in notes if not _says_untested(note)),
+        blocks.notes(note for note in texts(link, "notes") if note != f"{left_out}."),
     ]
     brief = [*(without_nulls(records(link, "verdicts")) or said), *untested]
     return blocks.section("links", "Links to clinical variables", parts, brief)
-
-
-def _says_untested(note: str) -> bool:
-    return note.startswith(NOT_PROBED)
 
 
 def _which_p(settings: Any) -> str:
