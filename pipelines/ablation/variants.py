@@ -50,9 +50,11 @@ class Reader(Critic):
         self.layers = nn.Sequential(nn.Linear(salient_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, n_columns))
 
     def forward(self, s: Tensor, columns: Tensor) -> Tensor:
-        """Return the share of the columns' variance that is read."""
-        spread = (columns - columns.mean(dim=0)).square().sum(dim=0).clamp(min=1e-6)
-        return (1 - (self.layers(s) - columns).square().sum(dim=0) / spread).mean()
+        """Return the share of variance that is read, a mean over the columns that differ within the batch."""
+        spread = (columns - columns.mean(dim=0)).square().sum(dim=0)
+        differs = spread > 1e-6
+        unread = (self.layers(s) - columns).square().sum(dim=0) / spread.where(differs, 1)
+        return ((1 - unread) * differs).sum() / differs.sum().clamp(min=1)
 
     def fitting_loss(self, s: Tensor, columns: Tensor) -> Tensor:
         """Return what is not read."""

@@ -109,6 +109,18 @@ def judge(reader, folder):
     return verdict, said
 
 
+def read_seeds(name, reader, folder):
+    """Make the valid cases of a reader and read each, which also imports all that it needs."""
+    reader.make_case(np.random.default_rng(0))
+    for number, case in enumerate(reader.seeds):
+        place = folder / f"seed-{number}"
+        write_case(case, place)
+        verdict, said = judge(reader, place)
+        if verdict != "accepted":
+            raise SystemExit(f"{name}: a valid file was not accepted: {verdict}: {said}")
+        shutil.rmtree(place)
+
+
 def work(name, seed, first, cases, folder):
     """Read cases one after the other; print one line of JSON for each."""
     from fuzz_readers import READERS
@@ -117,14 +129,7 @@ def work(name, seed, first, cases, folder):
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     warnings.simplefilter("ignore")
     reader = READERS[name]
-    reader.make_case(np.random.default_rng(0))
-    for number, case in enumerate(reader.seeds):
-        place = Path(folder) / f"seed-{number}"
-        write_case(case, place)
-        verdict, said = judge(reader, place)
-        if verdict != "accepted":
-            raise SystemExit(f"{name}: a valid file was not accepted: {verdict}: {said}")
-        shutil.rmtree(place)
+    read_seeds(name, reader, Path(folder))
     limit = memory("VmSize") + (3 * MEGABYTES << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print("{}", file=out, flush=True)
@@ -227,15 +232,21 @@ def guide(name, seconds, keep):
     """Let atheris look for new ways through the code; a failure stops it and is saved."""
     import atheris
 
-    with atheris.instrument_imports(include=["sepclr_med", "yaml", "nibabel"]):
+    # Most modules are imported where they are first used.
+    with (
+        atheris.instrument_imports(include=["sepclr_med", "yaml", "nibabel"]),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         from fuzz_readers import READERS
-    reader = READERS[name]
-    reader.make_case(np.random.default_rng(0))
+
+        reader = READERS[name]
+        read_seeds(name, reader, Path(folder))
     case = reader.seeds[0]
     spoiled = max(
         (file for file in case if isinstance(case[file], bytes) and reader._mutation(file)), key=lambda f: len(case[f])
     )
-    change, others = reader._mutation(spoiled), [seed[spoiled] for seed in reader.seeds if spoiled in seed]
+    change = reader._mutation(spoiled)
+    others = [seed[spoiled] for seed in reader.seeds if isinstance(seed.get(spoiled), bytes)]
     corpus, place = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp()) / "case"
     for number, content in enumerate(others):
         (corpus / str(number)).write_bytes(content)
@@ -255,7 +266,8 @@ def guide(name, seconds, keep):
         except Exception:
             return atheris.Mutate(content, size)
 
-    words = [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-timeout={int(SECONDS)}", "-max_len=65536"]
+    longest = max(1 << 16, 2 * max(len(content) for content in others))
+    words = [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-timeout={int(SECONDS)}", f"-max_len={longest}"]
     atheris.Setup([*words, "-rss_limit_mb=4096"], one, custom_mutator=mutate)
     atheris.Fuzz()
 
