@@ -268,6 +268,29 @@ def test_names_that_are_no_text_are_left_out_and_said(dataset):
     write_manifest(manifest, dataset / "manifest.tsv")
 
 
+def test_phenotype_tables_whose_names_are_no_text_are_left_out_and_said(dataset):
+    folder = os.fsencode(dataset / "phenotype")
+    for name in (b"bdi\xff.tsv", b"sub-a\xff/bdi.tsv"):
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as stream:
+            stream.write(b"participant_id\tbdi\nsub-01\t3\n")
+    manifest, problems = find_images(dataset, phenotype=True)
+    odd = [problem for problem in problems if problem.code == "odd_name"]
+    assert len(odd) == 2
+    assert "bdi" not in "".join(manifest.columns)
+    "\n".join(map(str, odd)).encode()
+    write_manifest(manifest, dataset / "manifest.tsv")
+
+
+def test_a_negative_zero_reads_back_as_what_was_written(tmp_path):
+    (tmp_path / "m.tsv").write_text(
+        "participant_id\timage_path\tdiagnosis\tscore\n01\ta.nii\tx\t-0\n02\tb.nii\tx\t1.5\n"
+    )
+    table = read_manifest(tmp_path / "m.tsv")
+    assert manifest_hash(read_manifest(write_manifest(table, tmp_path / "copy.tsv"))) == manifest_hash(table)
+
+
 def test_a_run_that_only_looks_like_a_number_is_a_label(dataset):
     save(dataset / "sub-01" / "anat" / "sub-01_run-²_T1w.nii.gz", b"x")
     manifest, _ = find_images(dataset, entities={"run": "²,none"})

@@ -111,11 +111,20 @@ def read_phenotypes(
     (list of Table, list of Problem)
         Tables that cannot be joined are left out, with a warning.
     """
-    paths = sorted([*folder.glob("*.tsv"), *folder.glob("*/*.tsv")])
+    found_paths = sorted([*folder.glob("*.tsv"), *folder.glob("*/*.tsv")])
+    paths = [path for path in found_paths if str(path).isprintable()]
     absent = Problem(
         "no phenotype table", str(folder), fix="leave out --phenotype", code="phenotype", severity="warning"
     )
-    problems = [] if paths else [absent]
+    problems = [] if found_paths else [absent]
+    fix = "rename the file or its folder"
+    problems += [
+        Problem(
+            "a phenotype table whose name is no text, left out", str(path), fix=fix, code="odd_name", severity="warning"
+        )
+        for path in found_paths
+        if path not in paths
+    ]
     sessions = set(images["session_id"].dropna()) if "session_id" in images else set()
     found: dict[str, list[Table]] = {}
     for path in paths:

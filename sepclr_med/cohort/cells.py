@@ -123,10 +123,11 @@ def as_numbers(values: pd.Series) -> pd.Series:
 
     Examples
     --------
-    >>> as_numbers(pd.Series(["1.5", "abc", "inf"])).tolist()
-    [1.5, nan, nan]
+    >>> as_numbers(pd.Series(["1.5", "abc", "inf", "-0"])).tolist()
+    [1.5, nan, nan, 0.0]
     """
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    # Adding zero makes the negative zero, which is written as 0 and would read back as another value, an ordinary one.
+    numbers = pd.to_numeric(values, errors="coerce").astype(float) + 0.0
     return numbers.where(np.isfinite(numbers))
 
 
