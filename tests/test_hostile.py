@@ -85,6 +85,14 @@ def test_nul_characters_are_no_text_wherever_they_are(tmp_path):
     assert "row 1002" in refused(ManifestError, path, read_manifest, path)
 
 
+def test_a_table_nearly_all_of_whose_cells_are_missing_is_refused_before_it_is_filled(tmp_path):
+    # 60 kB that would be a hundred million cells.
+    content = "\t".join(["participant_id", "image_path", "diagnosis", *(f"c{i}" for i in range(4_000))])
+    content += "\n" + "x\n" * 25_000
+    path = save(tmp_path / "m.tsv", content)
+    assert "cells are missing" in refused(ManifestError, path, read_manifest, path)
+
+
 def test_many_columns_are_refused_before_they_cost_anything(tmp_path):
     path = save(tmp_path / "m.csv", ",".join(f"c{i}" for i in range(6000)) + "\n" + "1," * 5999 + "1\n")
     assert "6,000" in refused(ManifestError, path, read_manifest, path)

@@ -91,19 +91,25 @@ def _cell(values: pd.Series) -> str:
 
 
 def draw(table: pd.DataFrame, column: str, path: Path) -> None:
-    """Draw severity against the column, a line for each way, a point for each degree."""
+    """Draw severity against the column, a panel for each way, a point for each degree."""
     patients = table[table["people"] == "patients"]
     means = patients.pivot_table("value", ["how", "much"], "variable")
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for how, rows in means.groupby(level="how"):
-        axes.plot(rows[column], rows["severity"], "o-", label=how)
-        for (_, much), point in rows.iterrows():
-            axes.annotate(f"{much:g}", (point[column], point["severity"]), xytext=(4, 4), textcoords="offset points")
     chance = patients.loc[patients["variable"] == column, "chance"].iloc[0]
-    axes.axvline(chance, color="0.6", linestyle=":", label="chance")
-    axes.set(xlabel=f"{column}: balanced accuracy", ylabel="severity: R2", title="Salient space, held-out patients")
-    axes.set_ylim(0, 1)
-    axes.legend()
+    ways = list(means.groupby(level="how"))
+    figure, axes = plt.subplots(
+        1, len(ways), figsize=(4 * len(ways), 3.6), sharex=True, sharey=True, layout="constrained"
+    )
+    for panel, (how, rows) in zip(axes, ways, strict=True):
+        panel.plot(rows[column], rows["severity"], "o-")
+        for number, ((_, much), point) in enumerate(rows.iterrows()):
+            place = (0, 7 if number % 2 else -15)
+            at = (point[column], point["severity"])
+            panel.annotate(f"{much:g}", at, xytext=place, textcoords="offset points", ha="center")
+        panel.axvline(chance, color="0.6", linestyle=":", label="chance")
+        panel.set(xlabel=f"{column}: balanced accuracy", title=how)
+    axes[0].set_ylabel("severity: R2")
+    axes[0].set_ylim(max(0, means["severity"].min() - 0.05), 1)
+    axes[0].legend(loc="lower right")
     figure.savefig(path, dpi=120)
 
 

@@ -24,6 +24,8 @@ SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 ID_COLUMN = "participant_id"
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MOST_COLUMNS = 5_000
+# A table may be ragged, within reason: cells missing for one that is there, and how many in all.
+MOST_MISSING, MISSING_ALLOWED = 10, 1_000_000
 EMPTY = ("is empty", "write a header line and one line per row")
 EXCEL_FIX = 'in Excel: File > Save As > "CSV UTF-8 (Comma delimited)"'
 
@@ -198,8 +200,9 @@ def _parse(text: str, separator: str, path: Path, severity: str) -> tuple[pd.Dat
     try:
         # The header is parsed as a row, so that a longer row is passed over and not taken for an index.
         options: dict[str, Any] = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
-        cells = pd.read_csv(io.StringIO(text), sep=separator, on_bad_lines="skip", **options)
         counts = _count_cells(text, separator)
+        _require_cells(counts, path)
+        cells = pd.read_csv(io.StringIO(text), sep=separator, on_bad_lines="skip", **options)
     except pd.errors.EmptyDataError:
         raise _refuse(path, *EMPTY) from None
     except (pd.errors.ParserError, csv.Error) as error:
@@ -225,6 +228,14 @@ def _count_cells(text: str, separator: str) -> pd.Series:
     else:
         counts = [line.count(separator) + 1 for line in text.split("\n")]
     return pd.Series(counts, index=pd.RangeIndex(1, len(counts) + 1))
+
+
+def _require_cells(counts: pd.Series, path: Path) -> None:
+    """Refuse a table nearly all of whose cells are not there: filling them would take any amount of memory."""
+    asked, there = len(counts) * int(counts.iloc[0]), int(counts.sum())
+    if asked > max(MOST_MISSING * there, MISSING_ALLOWED):
+        got = f"{counts.iloc[0]:,} columns, {len(counts):,} rows and only {there:,} of {asked:,} cells"
+        raise _refuse(path, "most of its cells are missing", "write one cell per column and row", got=got)
 
 
 def _say_ragged(counts: pd.Series, path: Path, severity: str) -> list[Problem]:
