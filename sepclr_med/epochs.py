@@ -209,9 +209,9 @@ def _require_finite(means: list[float], logged: list[str], epoch: int, run: RunD
     if wrong:
         kept = f"the checkpoint of epoch {epoch} is kept in {run.checkpoint().parent}" if epoch else "nothing was saved"
         raise RunError(
-            f"epoch {epoch + 1}: {', '.join(wrong)} not finite, training stopped; {kept}. Lower "
-            "training.learning_rate, or use training.precision=32-true; `sepclr-med check` finds images with "
-            "extreme values."
+            f"epoch {epoch + 1}: {', '.join(wrong)} not finite, training stopped; {kept}. `sepclr-med check` finds "
+            "images with extreme values. In a new run folder (or here with --overwrite) lower training.learning_rate, "
+            "or use training.precision=32-true."
         )
 
 

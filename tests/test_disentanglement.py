@@ -260,6 +260,7 @@ def test_norms_of_background_and_target():
     assert ratio == pytest.approx(2 / (10 / 3))
     assert area == pytest.approx(7 / 9)
     assert background_salient_norm(np.zeros((6, 2)) + is_target[:, None], is_target) == (0.0, 1.0)
+    assert background_salient_norm(salient + 9, is_target, np.full(2, 9.0)) == pytest.approx((ratio, area))
     for alone in (np.ones(6, dtype=bool), np.zeros(6, dtype=bool)):
         assert np.isnan(background_salient_norm(salient, alone)).all()
 

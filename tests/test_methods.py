@@ -778,6 +778,14 @@ def test_each_disorder_has_factors_beside_those_that_all_patients_share(two_diso
     assert len(factor_columns(tables["common"])) == 4
 
 
+@pytest.mark.parametrize("taught", [["method.attributes={severity: continuous}"], ["method.disorder_dim=2"]])
+def test_factors_that_the_loss_gives_a_meaning_are_exported_as_the_loss_sees_them(taught):
+    config = load_config(overrides=["cohort.target=[a,b]", "network.backbone=small", "network.width=2", *taught])
+    network = build_network(config, 1, (16, 16, 16)).eval()
+    factors = torch.randn(5, network(torch.zeros(2, 1, 16, 16, 16)).salient.shape[1])
+    assert torch.equal(network.salient_head(factors), factors)
+
+
 def test_no_straight_line_reads_erased_columns_from_the_salient_factors_of_training_targets(two_disorders, tmp_path):
     run, manifest = two_disorders
     rows = ((manifest["split"] == "train") & (manifest["diagnosis"] != "control")).to_numpy()

@@ -143,13 +143,18 @@ def sap(
     return gaps, _mean(gaps)
 
 
-def background_salient_norm(salient: np.ndarray, is_target: np.ndarray) -> tuple[float, float]:
-    """Compare the lengths of embeddings: training pulls those of background to the null vector, zero.
+def background_salient_norm(
+    salient: np.ndarray, is_target: np.ndarray, centre: np.ndarray | float = 0.0
+) -> tuple[float, float]:
+    """Compare the lengths of embeddings: training pulls the heads of background to the null vector.
 
     Parameters
     ----------
     salient, is_target : array of shape (n, d), bool array of shape (n,)
         Factors, and who is a patient.
+    centre : array of shape (d,) or float, default=0
+        Where lengths are measured from. Factors before a head gather around a point that need not be zero: the mean of
+        training background.
 
     Returns
     -------
@@ -165,7 +170,7 @@ def background_salient_norm(salient: np.ndarray, is_target: np.ndarray) -> tuple
     """
     from sklearn.metrics import roc_auc_score
 
-    is_target, norms = np.asarray(is_target, dtype=bool), np.linalg.norm(salient, axis=1)
+    is_target, norms = np.asarray(is_target, dtype=bool), np.linalg.norm(salient - centre, axis=1)
     if is_target.all() or not norms[is_target].any():
         return np.nan, np.nan
     return float(norms[~is_target].mean() / norms[is_target].mean()), float(roc_auc_score(is_target, norms))

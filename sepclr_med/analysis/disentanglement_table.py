@@ -100,7 +100,9 @@ def _all_scores(
     truth = {name: values for name, values in answers.items() if name != ALL}
     asked = {name: values[test] for name, values in truth.items()}
     disentanglement, completeness, informativeness = dci(factors, truth, train, test, seed)
-    norm_ratio, norm_auc = background_salient_norm(factors[test], answers[ALL][test])
+    is_target = answers[ALL].astype(bool)
+    centre = factors[train][~is_target[train]].mean(axis=0) if not is_target[train].all() else np.nan
+    norm_ratio, norm_auc = background_salient_norm(factors[test], is_target[test], centre)
     scores = {
         "mig": mutual_information_gap(factors[test], asked)[0],
         "sap": sap(factors, truth, train, test)[0],
@@ -109,6 +111,7 @@ def _all_scores(
     }
     scores = {score: {**values, ALL: _mean(values)} for score, values in scores.items()}
     scores["silhouette"] = {name: silhouette(factors[test], v) for name, v in asked.items() if v.dtype == object}
+    scores["silhouette"][ALL] = silhouette(factors[test], is_target[test])
     whole = {"dci_disentanglement": disentanglement, "norm_ratio": norm_ratio, "norm_auc": norm_auc}
     scores |= {score: {ALL: value} for score, value in whole.items()}
     return pd.Series({(score, name): value for score, values in scores.items() for name, value in values.items()})

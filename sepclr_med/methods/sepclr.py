@@ -76,7 +76,8 @@ def build_network(config: Config, in_channels: int, spatial_size: tuple[int, ...
         common_dim=method.common_dim,
         salient_dim=count_salient(config),
         head_hidden=config.network.head_hidden,
-        salient_projector=not method.attributes,
+        # What the loss gives a meaning factor by factor must be what is exported; a head would mix the factors.
+        salient_projector=not (method.attributes or count_disorders(config)),
         **encoder_shape(config, in_channels, spatial_size),
     )
 
@@ -176,7 +177,8 @@ class SepCLRObjective(nn.Module):
         ]
         pairs = [(c[targets], s[targets]) for c, s in pairs]
         if self.critic is None:
-            return torch.stack([MEASURES[name](c, s) for c, s in pairs]).mean(), zero
+            width = {"temperature": self.method.temperature} if name == "mutual_information" else {}
+            return torch.stack([MEASURES[name](c, s, **width) for c, s in pairs]).mean(), zero
         estimate = torch.stack([self.critic.estimate(c, s) for c, s in pairs]).mean()
         fitting = torch.stack([self.critic.fitting_loss(c, s) for c, s in pairs]).mean()
         return estimate.clamp(min=0), fitting
@@ -196,7 +198,8 @@ class SepCLRObjective(nn.Module):
             column = [view[is_target, method.common_dim + index] for view in views]
             likeness = label_likeness(labels[is_target][:, self.places["salient", name]][:, 0], kind)
             found.append(attribute_alignment(*column, likeness, method.temperature))
-            found += [null_salient(view[:, method.common_dim + index, None], is_target) / 2 for view in views]
+            taught = [view[:, method.common_dim + index, None] for view in views]
+            found += [null_salient(factor, is_target, method.temperature) / 2 for factor in taught]
         for name, kind in method.common_attributes.items():
             likeness = label_likeness(labels[:, self.places["common", name]][:, 0], kind)
             found.append(kernel_info_nce(*common, likeness))
