@@ -1,4 +1,4 @@
-"""One training to a run folder: a second process that would write there is refused, with the name of the first."""
+"""One worker to a run folder: a second process that would write there is refused, with the name of the first."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from sepclr_med.rundir import describe_refusal, read_json, write_json
 logger = logging.getLogger(__name__)
 
 LOCK, WHO = ".lock", ".working.json"
+LENT = "SEPCLR_MED_WORKING_IN"
+_held: set[str] = set()
 
 
 @contextmanager
@@ -25,7 +27,8 @@ def working_in(folder: str | Path) -> Iterator[None]:
     """Be the only process that works in a run folder, which is made if need be.
 
     The lock is the operating system's: it ends with the process, however that ends, and nothing has to be cleared
-    away. A folder that was made for it and in which nothing was written is gone afterwards.
+    away. A folder that was made for it and in which nothing was written is gone afterwards. Whoever works there
+    already may do so again, and so may a process that it was lent to.
 
     Parameters
     ----------
@@ -43,7 +46,10 @@ def working_in(folder: str | Path) -> Iterator[None]:
     ...     sorted(path.name for path in Path(folder).iterdir())
     ['.lock', '.working.json']
     """
-    folder = Path(folder)
+    folder, place = Path(folder), os.path.realpath(folder)
+    if place in _held or place == os.environ.get(LENT):
+        yield
+        return
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file, not a folder; choose another run folder")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -65,8 +71,10 @@ def working_in(folder: str | Path) -> Iterator[None]:
     who = {"process": os.getpid(), "machine": platform.node(), "since": datetime.now(timezone.utc).isoformat()}
     try:
         write_json(folder / WHO, who)
+        _held.add(place)
         yield
     finally:
+        _held.discard(place)
         (folder / WHO).unlink(missing_ok=True)
         if made and [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink(missing_ok=True)
@@ -74,6 +82,17 @@ def working_in(folder: str | Path) -> Iterator[None]:
                 for place in made:
                     place.rmdir()
         lock.release()
+
+
+def lend(folder: str | Path) -> dict[str, str]:
+    """Return the environment of a process that may work in a folder in which this one works.
+
+    Examples
+    --------
+    >>> lend("/")["SEPCLR_MED_WORKING_IN"]
+    '/'
+    """
+    return {**os.environ, LENT: os.path.realpath(folder)}
 
 
 def _describe_worker(folder: Path) -> str:

@@ -37,6 +37,7 @@ from sepclr_med.errors import (
     UserError,
     did_you_mean,
 )
+from sepclr_med.occupancy import lend, working_in
 from sepclr_med.report.render import report
 from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table, write_text
 from sepclr_med.runs import note_seal, read_config, refuse_strangers, require_sealed
@@ -81,7 +82,14 @@ def run_recipe(
     config = load_config(recipe, overrides)
     run = RunDir(run_dir)
     refuse_strangers(run)
-    several = _several_processes(config)
+    _several_processes(config)
+    with working_in(run.path):
+        return _run_steps(config, recipe, run, overwrite, say)
+
+
+def _run_steps(
+    config: Config, recipe: str | Path, run: RunDir, overwrite: bool, say: Callable[[str], None]
+) -> pd.DataFrame:
     say("cohort")
     manifest = find_cohort(config.cohort, recipe, run)
     require_named_columns(manifest, config, str(recipe))
@@ -99,7 +107,7 @@ def run_recipe(
     counts = ", ".join(f"{n} {split}" for split, n in manifest["split"].value_counts().items())
     say(f"split: {counts}")
     say(f"fit: {config.training.epochs} epochs of {config.network.called}")
-    if several:
+    if _several_processes(config):
         _fit_apart(manifest, config, run, overwrite)
     else:
         fit(manifest, config, run.path, overwrite)
@@ -208,7 +216,7 @@ def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: b
     table = write_manifest(manifest, run.path / "cohort" / "manifest_split.tsv")
     recipe = write_text(run.path / "cohort" / "training.yaml", dump_config(config))
     command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run.path), "--config", str(recipe)]
-    code = subprocess.run([*command, *(["--overwrite"] if overwrite else [])]).returncode
+    code = subprocess.run([*command, *(["--overwrite"] if overwrite else [])], env=lend(run.path)).returncode
     if code == PreemptedError.exit_code:
         raise PreemptedError(f"{run.path}: training was told to stop; the same command goes on from there")
     if code:

@@ -141,6 +141,17 @@ def start(*words, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def test_a_second_run_is_refused_at_every_step_and_whoever_works_there_may_go_on(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("cohort: {simulate: {n_train: 8, n_val: 0, n_test: 4, spacing: 16.0}}\n")
+    with working_in(tmp_path / "run"), working_in(tmp_path / "run"):
+        second = start("run", recipe, tmp_path / "run")
+        said = second.communicate()[1]
+    assert second.returncode == 1
+    assert f"process {os.getpid()}" in said
+    assert not (tmp_path / "run" / "cohort").exists()
+
+
 @pytest.mark.slow
 def test_memory_that_runs_out_is_a_message_with_advice(cohort, tmp_path):
     script = """
