@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sepclr_med.cohort.embeddings import read_embeddings
-from sepclr_med.cohort.ledger import append_event, hash_hypotheses, read_ledger
+from sepclr_med.cohort.ledger import HYPOTHESES, append_event, hash_hypotheses, read_ledger, require_sealed_rows
 from sepclr_med.cohort.splits import without_test
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.rundir import RunDir, read_json
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
+NOT_COMPARED = "Exploratory: not compared with frozen hypotheses in a cross-fit"
+# What decides on a p-value beside the variables.
+DECISIVE = ("covariates", "blocks", "families")
 
 
 def guard_test(
@@ -60,13 +63,76 @@ def guard_test(
     if entries is None:
         if reason is not None:
             raise UserError(f"{verb}: --open-test, but no test set is sealed in {run.path} (sepclr-med seal MANIFEST)")
-        return dict(tables), manifest, []
+        # Nobody of a cross-fit was ever sealed, so that no ledger says what was seen before.
+        return dict(tables), manifest, [NOT_COMPARED] if hypotheses and run.cross_fit.is_file() else []
     if reason is not None:
-        return dict(tables), manifest, [_open(run, verb, reason, hypotheses)]
+        ledger, _ = _sealed_by(run)
+        model = read_embeddings(run.embeddings)["salient"]["model_id"].iloc[0]
+        facts = {"verb": verb, "run": run.path.resolve().name, "model_id": model}
+        return dict(tables), manifest, [_open(ledger, facts, reason, hypotheses)]
     if unknown := [space for space, table in tables.items() if "split" not in table]:
         said = "embeddings without a column split do not say whose are sealed; embed again"
         raise RunError(f"{run.path}: {', '.join(unknown)}: {said}")
     return {space: without_test(table) for space, table in tables.items()}, without_test(manifest), [SEALED]
+
+
+def guard_files(
+    sources: Sequence[str],
+    tables: Mapping[str, pd.DataFrame],
+    manifest: pd.DataFrame,
+    verb: str,
+    reason: str | None = None,
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, list[str]]:
+    """Return what may be seen of tables of no run, as :func:`guard_test` does: the manifest says who is sealed.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Where the tables were read, as the ledger shall name them.
+    tables, manifest, verb, reason
+        As for :func:`guard_test`.
+
+    Returns
+    -------
+    dict of str to DataFrame, DataFrame, list of str
+        As for :func:`guard_test`.
+
+    Raises
+    ------
+    UserError
+        With a reason where nothing is sealed, or an empty one.
+    ManifestError
+        When the test part is not the one that was sealed.
+    RunError
+        When the ledger was changed.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> from sepclr_med.cohort.ledger import seal
+    >>> rows = pd.DataFrame({"participant_id": ["01", "02"], "split": ["train", "test"]})
+    >>> with TemporaryDirectory() as folder:
+    ...     rows.attrs["ledger"] = str(seal(rows, Path(folder) / "study.tsv"))
+    ...     tables, _, said = guard_files(["pca.tsv"], {"salient": rows[["participant_id"]]}, rows, "link")
+    >>> tables["salient"]["participant_id"].tolist(), said == [SEALED]
+    (['01'], True)
+    """
+    ledger = manifest.attrs.get("ledger")
+    if ledger is None or not os.path.isfile(ledger):
+        if reason is not None:
+            raise UserError(f"{verb}: --open-test, but the manifest is not sealed (sepclr-med seal MANIFEST)")
+        return dict(tables), manifest, []
+    require_sealed_rows(ledger, manifest)
+    if reason is not None:
+        names = ", ".join(Path(source).name for source in sources)
+        models = {str(name) for table in tables.values() if "model_id" in table for name in table["model_id"].dropna()}
+        facts = {"verb": verb, "run": f"--embeddings {names}", "model_id": ", ".join(sorted(models)) or None}
+        return dict(tables), manifest, [_open(Path(ledger), facts, reason, None)]
+    sealed = manifest.loc[manifest["split"] == "test", "participant_id"]
+    seen = {
+        space: table[~table["participant_id"].isin(sealed)].reset_index(drop=True) for space, table in tables.items()
+    }
+    return seen, without_test(manifest), [SEALED]
 
 
 def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
@@ -92,24 +158,34 @@ def _sealed_by(run: RunDir) -> tuple[Path, bool]:
     return run.path / seal["ledger"], seal.get("test_sha256") is not None
 
 
-def _open(run: RunDir, verb: str, reason: str, hypotheses: Mapping[str, Any] | None) -> str:
+def _open(ledger: Path, facts: Mapping[str, Any], reason: str, hypotheses: Mapping[str, Any] | None) -> str:
+    """Write an opening down, and return what must be said of it."""
     if not reason.strip():
         raise UserError("--open-test: say why the test set is opened")
-    ledger, _ = _sealed_by(run)
     asked = hash_hypotheses(hypotheses) if hypotheses else None
-    model = read_embeddings(run.embeddings)["salient"]["model_id"].iloc[0]
-    facts = {"verb": verb, "run": run.path.resolve().name, "model_id": model, "reason": reason.strip()}
-    append_event(ledger, "opened", {**facts, "hypotheses": asked})
+    append_event(ledger, "opened", {**facts, "reason": reason.strip(), "hypotheses": asked})
     entries = read_ledger(ledger)
     events = [entry["event"] for entry in entries]
     first, n = events.index("opened"), events.count("opened")
     frozen = [entry.get("at", "") for entry in entries[:first] if entry.get("sha256") == asked and asked]
     times = "for the first time" if n == 1 else f"again, the opening number {n} in its ledger"
     words = f"The sealed test set was opened {times} ({reason.strip()})"
-    if verb != "link":
+    if facts["verb"] != "link":
         return words
-    return (
-        f"{words}; confirmatory: these hypotheses were frozen on {frozen[0][:10]}, before the first opening"
-        if frozen
-        else f"{words}; exploratory: these hypotheses were not frozen before the first opening"
-    )
+    if not frozen:
+        return f"{words}; exploratory: these hypotheses were not frozen before the first opening"
+    return f"{words}; {_say_confirmatory(hypotheses or {}, frozen[0][:10])}"
+
+
+def _say_confirmatory(hypotheses: Mapping[str, Any], day: str) -> str:
+    """Say what was frozen: of the rest the run's settings decide, which may have changed since.
+
+    Examples
+    --------
+    >>> _say_confirmatory({"variables": ["MADRS"], "blocks": []}, "2024-05-01").split("; ")[1]
+    'covariates, families were not frozen'
+    """
+    if free := [name for name in DECISIVE if name not in hypotheses]:
+        kept = ", ".join(name for name in HYPOTHESES if name in hypotheses)
+        return f"confirmatory for {kept}, frozen on {day}, before the first opening; {', '.join(free)} were not frozen"
+    return f"confirmatory: these hypotheses were frozen on {day}, before the first opening"

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from sepclr_med import embed, explain, fit, load_config, read_manifest, simulate, write_manifest
-from sepclr_med.analysis.evaluation import evaluate_run
-from sepclr_med.analysis.linking import link_run
+from sepclr_med.analysis.evaluation import evaluate_files, evaluate_run
+from sepclr_med.analysis.linking import link_files, link_run
 from sepclr_med.cohort.ledger import append_event, ledger_path, read_ledger, seal
+from sepclr_med.config import dump_config, parse_config, read_yaml
 from sepclr_med.crossfitting import plan_cross_fit
 from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError
 from sepclr_med.opening import guard_test
@@ -201,7 +202,71 @@ def test_from_the_command_line(study):
                   "--open-test", "to see")  # fmt: skip
     assert opened.returncode == 0, opened.stderr
     assert read_ledger(ledger_path(study / "study.tsv"))[-1]["reason"] == "to see"
-    files = call("link", "--embeddings", study / "run" / "embeddings", "--manifest", study / "study.tsv",
-                 "-o", study / "links.tsv", "--open-test", "why")  # fmt: skip
-    assert files.returncode == 1
-    assert "options of a run folder" in files.stderr
+    files = ("--embeddings", study / "run" / "embeddings", "--manifest", study / "study.tsv")
+    linked = call("link", *files, "-o", study / "links.tsv", "--variables", "severity", "--permutations", 99,
+                  "--parts", "none", "--open-test", "by files")  # fmt: skip
+    assert linked.returncode == 0, linked.stderr
+    assert read_ledger(ledger_path(study / "study.tsv"))[-1]["reason"] == "by files"
+    frozen = call("link", *files, "-o", study / "links.tsv", "--hypotheses", study / "hypotheses.yaml")
+    assert frozen.returncode == 1
+    assert "an option of run folders" in frozen.stderr
+
+
+def test_files_show_the_test_rows_of_a_sealed_manifest_with_a_reason_alone(study):
+    files, ledger = ([str(study / "run" / "embeddings")], study / "study.tsv"), ledger_path(study / "study.tsv")
+    few = {"n_bootstrap": 0, "n_permutations": 0}
+    table = evaluate_files(*files, study / "card", ["age"], **few)
+    assert table.attrs["card"]["notes"][0].startswith("The test set is sealed")
+    assert any("scored on the val split" in note for note in table.attrs["card"]["notes"])
+    asked = {"variables": ["severity"], "n_permutations": 99, "parts": []}
+    closed = link_files(*files, study / "links.tsv", **asked)
+    assert closed.notes[0].startswith("The test set is sealed")
+    assert "val split" in closed.settings["over"]
+    with pytest.raises(ManifestError):
+        link_files(*files, study / "links.tsv", open_test="a typo costs nothing", covariates=["agee"], **asked)
+    assert "opened" not in [entry["event"] for entry in read_ledger(ledger)]
+
+    opened = link_files(*files, study / "links.tsv", open_test="to check", **asked)
+    assert "test split" in opened.settings["over"]
+    assert "exploratory" in opened.notes[0]
+    entry = read_ledger(ledger)[-1]
+    assert (entry["verb"], entry["run"], entry["reason"]) == ("link", "--embeddings embeddings", "to check")
+    assert entry["model_id"]
+    report(study / "run")
+    assert "test" not in set(pd.read_csv(study / "run" / "analysis" / "participants.tsv", sep="\t")["split"])
+
+    ledger.unlink()
+    assert "test split" in link_files(*files, study / "links.tsv", **asked).settings["over"]
+    with pytest.raises(UserError, match="the manifest is not sealed"):
+        evaluate_files(*files, study / "card", ["age"], open_test="why", **few)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "said"),
+    [
+        ("", "confirmatory for variables, frozen on"),
+        ("covariates: [age]\nblocks: []\nfamilies: {}\n", "confirmatory: these hypotheses were frozen on"),
+    ],
+)
+def test_confirmatory_names_what_was_frozen_since_settings_can_change_the_rest(study, frozen, said):
+    asked = study / "asked.yaml"
+    asked.write_text(f"variables: [severity]\n{frozen}")
+    seal(read_manifest(study / "study.tsv"), study / "study.tsv", asked)
+    config = study / "run" / "config.yaml"
+    changed = parse_config(read_yaml(config), str(config))
+    evaluation = changed.evaluation.model_copy(update={"covariates": ["sex"]})
+    config.write_text(dump_config(changed.model_copy(update={"evaluation": evaluation})))
+    found = link_run(study / "run", asked, "the paper", n_permutations=99, parts=[])
+    assert found.settings["covariates"] == (["age"] if frozen else ["sex"])
+    assert said in found.notes[0]
+    assert ("covariates, blocks, families were not frozen" in found.notes[0]) is not bool(frozen)
+
+
+def test_hypotheses_asked_of_a_cross_fit_are_said_to_be_exploratory(tmp_path):
+    rows = pd.DataFrame({"participant_id": ["01", "02"], "split": ["test", "test"]})
+    run = RunDir(tmp_path)
+    assert guard_test({"salient": rows}, rows, run, "link", hypotheses={"variables": ["age"]})[2] == []
+    run.cross_fit.write_text("{}")
+    seen, _, said = guard_test({"salient": rows}, rows, run, "link", hypotheses={"variables": ["age"]})
+    assert len(seen["salient"]) == 2
+    assert said == ["Exploratory: not compared with frozen hypotheses in a cross-fit"]

@@ -15,7 +15,7 @@ from sepclr_med.analysis.separation import evaluate
 from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import read_any_embeddings, read_embeddings
 from sepclr_med.cohort.manifest import read_manifest
-from sepclr_med.opening import guard_test
+from sepclr_med.opening import guard_files, guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.runs import read_config
@@ -88,6 +88,7 @@ def evaluate_files(
     n_bootstrap: int = 1000,
     n_permutations: int = N_PERMUTATIONS,
     seed: int = 0,
+    open_test: str | None = None,
 ) -> pd.DataFrame:
     """Write the separation card of any embeddings and any table of participants.
 
@@ -101,6 +102,8 @@ def evaluate_files(
         Folder for ``separation.tsv``, ``card.json`` and ``separation.png``.
     variables, target, n_bootstrap, n_permutations, seed
         As for :func:`sepclr_med.evaluate`.
+    open_test : str or None, default=None
+        Why the test part of a sealed manifest is opened; without, it takes no part.
 
     Returns
     -------
@@ -109,9 +112,11 @@ def evaluate_files(
     """
     needed = ["participant_id", "diagnosis"] if target else ["participant_id"]
     tables, rows = read_any_embeddings(embeddings), read_manifest(manifest, required=needed)
+    require_columns(rows, variables or [])
+    tables, rows, notes = guard_files(embeddings, tables, rows, "evaluate", open_test)
     draws = {"n_bootstrap": n_bootstrap, "n_permutations": n_permutations, "seed": seed}
     groups = {"target": target, "background": None}
-    return _evaluate(tables, rows, variables, Path(output_dir) / "separation.tsv", groups, draws, {})
+    return _evaluate(tables, rows, variables, Path(output_dir) / "separation.tsv", groups, draws, {}, notes)
 
 
 def read_separation(run: RunDir) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from sepclr_med.cohort.ledger import HYPOTHESES, read_hypotheses
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.cohort.named_columns import list_columns
 from sepclr_med.errors import ConfigError, Problem
-from sepclr_med.opening import guard_test
+from sepclr_med.opening import guard_files, guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.runs import read_config
@@ -107,7 +107,9 @@ def link_run(
     return found
 
 
-def link_files(embeddings: Sequence[str], manifest: str | Path, output: str | Path, **choices: Any) -> Linkage:
+def link_files(
+    embeddings: Sequence[str], manifest: str | Path, output: str | Path, open_test: str | None = None, **choices: Any
+) -> Linkage:
     """Link any embeddings table to any table of participants.
 
     Parameters
@@ -118,6 +120,8 @@ def link_files(embeddings: Sequence[str], manifest: str | Path, output: str | Pa
         Table with ``participant_id`` and the variables, its JSON sidecar beside it if there is one.
     output : path
         The table of links; the other tables take its name with ``_sites``, ``_prediction``, ... added.
+    open_test : str or None, default=None
+        Why the test part of a sealed manifest is opened; without, it takes no part.
     **choices
         Of :func:`sepclr_med.analysis.linkage.link`.
 
@@ -128,7 +132,11 @@ def link_files(embeddings: Sequence[str], manifest: str | Path, output: str | Pa
     needed = ["participant_id", "diagnosis"] if choices.get("target") else ["participant_id"]
     tables, rows = read_any_embeddings(embeddings), read_manifest(manifest, required=needed)
     output = Path(output)
+    named = [column for name in ("variables", "covariates", "blocks") for column in choices.get(name) or ()]
+    require_columns(rows, [column for column in named if column not in (choices.get("batteries") or {})])
+    tables, rows, said = guard_files(embeddings, tables, rows, "link", open_test)
     found, subtypes = _link(tables, rows, {name: value for name, value in choices.items() if value is not None})
+    found.notes[:0] = [f"{note}." for note in said]
     _write(found, subtypes, lambda name: output if name == "links.tsv" else output.with_name(f"{output.stem}_{name}"))
     return found
 

@@ -58,9 +58,8 @@ def evaluate(
     files = _run_or_files("evaluate", run_dir, embeddings, manifest, output)
     choices = {"variables": listed(variables) or None, "n_bootstrap": bootstrap, "n_permutations": permutations}
     choices = {name: value for name, value in choices.items() if value is not None}
-    _refuse_for_files("evaluate", files, {"--open-test": open_test})
     if files:
-        table = evaluate_files(*files, target=listed(target) or None, **choices)
+        table = evaluate_files(*files, target=listed(target) or None, open_test=open_test, **choices)
     else:
         table = evaluate_run(run_dir, open_test=open_test, **choices)
     print_separation(table, as_json)
@@ -129,8 +128,11 @@ def link(
         "seed": seed,
         "target": listed(target) or None,
     }
-    _refuse_for_files("link", files, {"--open-test": open_test, "--hypotheses": hypotheses})
-    found = link_files(*files, **choices) if files else link_run(run_dir, hypotheses, open_test, **choices)
+    if files:
+        _refuse_hypotheses(hypotheses)
+        found = link_files(*files, open_test=open_test, **choices)
+    else:
+        found = link_run(run_dir, hypotheses, open_test, **choices)
     print_json(found.links) if as_json else print_rich(format_links(found))
 
 
@@ -205,11 +207,10 @@ def _run_or_files(
     raise ConfigError(f"{verb}: what should be read?", [Problem("a run, or all three of the files", got=got, fix=fix)])
 
 
-def _refuse_for_files(verb: str, files: object, given: dict[str, Any]) -> None:
-    of_runs = [name for name, value in given.items() if value is not None]
-    if files and of_runs:
-        problem = Problem("options of a run folder", got=", ".join(of_runs), fix="leave them out, or name the run")
-        raise ConfigError(f"{verb}: these tables are of no run", [problem])
+def _refuse_hypotheses(path: Path | None) -> None:
+    if path is not None:
+        problem = Problem("an option of run folders", got="--hypotheses", fix="leave it out, or name the run")
+        raise ConfigError("link: these tables are of no run", [problem])
 
 
 def _or_none(text: str | None) -> list[str] | None:
