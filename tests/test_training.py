@@ -15,6 +15,7 @@ from sepclr_med.checkpoint import load_checkpoint, network_weights
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.curves import draw_progress
 from sepclr_med.errors import ManifestError, RunError, VolumeError
+from sepclr_med.methods.sepclr import SepCLRObjective
 from sepclr_med.rundir import RunDir
 
 SETTINGS = [
@@ -238,14 +239,24 @@ def test_overwrite_starts_over_and_leaves_the_users_files(cohort, config, tmp_pa
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(cohort, tmp_path):
-    manifest = read_manifest(cohort)
-    wild = load_config(overrides=[*SETTINGS, "training.learning_rate=1e30", "training.warmup=0"])
-    with pytest.raises(RunError, match=r"epoch \d: .*not finite"):
-        fit(manifest, wild, tmp_path / "run")
-    saved = RunDir(tmp_path / "run").checkpoint()
-    if saved.is_file():
-        assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(saved)[0].values())
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(cohort, config, tmp_path, monkeypatch):
+    manifest, run, forward = read_manifest(cohort), RunDir(tmp_path / "run"), SepCLRObjective.forward
+
+    def spoiled(*arguments):
+        terms = forward(*arguments)
+        kept = run.checkpoint().with_suffix(".json")
+        late = kept.is_file() and json.loads(kept.read_text())["epoch"] >= 2
+        return terms._replace(total=terms.total * float("nan")) if late else terms
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SepCLRObjective, "forward", spoiled)
+        with pytest.raises(RunError, match=r"epoch 3: .*not finite.*epoch 2 is kept"):
+            fit(manifest, config, run.path)
+    tensors, state = load_checkpoint(run.checkpoint())
+    assert state["epoch"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    fit(manifest, config, run.path)
+    assert len(pd.read_csv(run.history, sep="\t")) == config.training.epochs
 
 
 def test_embedding_an_unfinished_run_is_refused(cohort, config, tmp_path):
