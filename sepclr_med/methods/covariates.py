@@ -1,7 +1,8 @@
-"""Covariates only: age, its square, sex and site as the embedding, what any image method must beat.
+"""Covariates only: the coded columns as the embedding, what any image method must beat. No paper.
 
-The columns of ``volumes.normative.covariates`` that the manifest has, coded over training rows of both groups, exported
-as the salient space. No image has a part in it.
+s = (numbers, their squares, classes): the columns of ``volumes.normative.covariates`` that the manifest has (age, sex,
+site and tiv by default), standardised and coded over training rows of both groups, exported as the salient space. No
+image has a part in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Principal component analysis of everyone's preprocessed voxels, each group about its own mean. One space."""
+r"""Principal component analysis of everyone's preprocessed voxels, each group about its own mean. One space. No paper.
+
+With U the leading eigenvectors of the pooled covariance within groups of training rows, :math:`s = U^T (x - mean)`. The
+groups' difference of means is thereby no axis by itself, as it would be in plain PCA.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,11 @@ As the contrastive VAE (:mod:`sepclr_med.methods.cvae`), and
 - a linear classifier tells targets from background by their salient means (binary cross-entropy);
 - the dependence of both spaces is a density ratio over everyone, of which only positive values are paid.
 
+.. math::
+    L = E[-\log p(x | c, s)]_{target} + E[-\log p(x | c, 0)]_{background}
+    + \beta (KL(c) + KL(s \| N(0, I))_{target} + KL(s \| N(0, \sigma_b^2 I))_{background})
+    + w (TC(c, s)_+ + BCE(s))
+
 The released code fixes the background's log-variance and penalises its mean; here the divergence from the narrow prior
 does both. Classifier and dependence share one weight.
 """

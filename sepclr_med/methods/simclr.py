@@ -1,7 +1,14 @@
 r"""SimCLR on everyone (Chen et al., ICML 2020): what sets images apart, whoever they belong to.
 
 The normalised temperature-scaled cross-entropy of :func:`sepclr_med.losses.contrastive.nt_xent` on L2-normalised heads,
-temperature 0.1. One space, exported as the salient one. Groups have no role beyond the balanced batches.
+temperature 0.1:
+
+.. math:: L = -\frac{1}{2n} \sum_i \log \frac{\exp(z_i \cdot z_{p(i)} / t)}{\sum_{j \neq i} \exp(z_i \cdot z_j / t)}
+
+with z the heads of all 2n views and p(i) the other view of the same image. One space, exported as the salient one.
+
+Paper: arXiv 2002.05709. Ours: SepCLR's projector, a fixed temperature, and batches that hold as many controls as
+patients, which is the only role of groups.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
-"""Supervised diagnosis: the representation before the last layers of a classifier.
+r"""Supervised diagnosis: the representation before the last layers of a classifier. No paper.
 
-Cross-entropy of the diagnosis (each value of ``cohort.background`` and ``cohort.target`` is a class) over both views.
+Cross-entropy of the diagnosis d (each value of ``cohort.background`` and ``cohort.target`` is a class), averaged over
+images and both views:
+
+.. math:: L = -\log \mathrm{softmax}(f(x))_d
+
 A ceiling for telling groups apart; what varies among patients is learned only as far as it helps with that. One space,
 exported as the salient one.
 """

@@ -2,7 +2,17 @@ r"""y-aware contrastive learning (Dufumier et al., MICCAI 2021, arXiv 2106.08808
 
 SimCLR in which images of similar labels attract one another: :func:`sepclr_med.losses.contrastive.kernel_info_nce`,
 averaged over ``method.common_attributes``; without any, over age. Continuous labels are standardised and weighed by a
-Gaussian kernel of squared bandwidth 0.025, discrete ones by equality. One space, exported as the salient one.
+Gaussian kernel, discrete ones by equality:
+
+.. math:: L = -\frac{1}{2n} \sum_i \sum_{j \neq i} v_{ij}
+    \log \frac{\exp(z_i \cdot z_j / t)}{\sum_{l \neq i} \exp(z_i \cdot z_l / t)}, \quad
+    v_{ij} = \frac{w_{ij}}{\sum_{l \neq i} w_{il}}, \quad w_{ij} = e^{-(y_i - y_j)^2 / (2 \cdot 0.025)}
+
+and w is 1 for the other view of i. One space, exported as the salient one.
+
+Ours: several labels at once; a missing label is like no other; both groups of one cohort, where the paper trains on a
+large healthy population. The squared bandwidth 0.025 on standardised labels is that of Louiset et al. 2024, not of
+this paper.
 """
 
 from __future__ import annotations
