@@ -7,6 +7,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from sepclr_med.analysis import disentanglement
+from sepclr_med.analysis import disentanglement_table as disentanglement_table_module
 from sepclr_med.analysis.disentanglement import (
     background_salient_norm,
     cross_space_leakage,
@@ -340,7 +341,29 @@ def test_what_patients_have_is_scored_among_patients(monkeypatch):
     concerned = table["variable"].isin(["severity", "subtype"])
     assert concerned.sum() == 9
     pd.testing.assert_frame_equal(table[concerned], moved[concerned])
-    assert cell(moved, "norm_auc", "salient", "all") == 0 < cell(table, "norm_auc", "salient", "all")
+    assert cell(moved, "norm_auc", "salient", "all") == 1 > cell(table, "norm_auc", "salient", "all")
+
+
+def test_an_offset_that_everyone_shares_changes_no_score(monkeypatch):
+    monkeypatch.setattr(disentanglement_table_module, "N_PERMUTATIONS", 1)
+    spaces, truth, is_target = make_cohort()
+    asked = truth[["severity"]], is_target, TRAIN, TEST
+    plain, moved = (disentanglement_table({"salient": spaces["salient"] + offset}, *asked) for offset in (0.0, 100.0))
+    for score in ("norm_ratio", "norm_auc", "silhouette"):
+        assert cell(moved, score, "salient", "all") == pytest.approx(cell(plain, score, "salient", "all"))
+    assert cell(plain, "norm_ratio", "salient", "all") < 0.5
+
+
+def test_groups_far_apart_have_a_high_silhouette_whatever_they_know(monkeypatch):
+    monkeypatch.setattr(disentanglement_table_module, "N_PERMUTATIONS", 1)
+    _, truth, is_target = make_cohort()
+    apart = 9.0 * is_target[:, None] + np.random.default_rng(3).normal(size=(N, 2))
+    table = disentanglement_table({"salient": apart}, truth[["severity", "subtype"]], is_target, TRAIN, TEST)
+    assert cell(table, "silhouette", "salient", "all") > 0.7
+    assert cell(table, "silhouette", "salient", "all", "chance") == pytest.approx(0, abs=0.05)
+    assert cell(table, "dci_informativeness", "salient", "severity") < 0.1
+    assert cell(table, "dci_informativeness", "salient", "subtype") == pytest.approx(0.5, abs=0.15)
+    assert cell(table, "silhouette", "salient", "subtype") < 0.1
 
 
 def test_table_is_reproduced_by_its_seed(monkeypatch):
@@ -361,7 +384,7 @@ def test_text_category_and_bool_are_classes(monkeypatch):
     truth = pd.DataFrame({"text": np.where(positive, "a", "b"), "flag": positive, "number": positive.astype(int)})
     truth["level"] = pd.Categorical(positive.astype(int))
     table = disentanglement_table({"any": factors}, truth, np.arange(N) % 2 == 0, TRAIN, TEST)
-    assert set(table.loc[table.score == "silhouette", "variable"]) == {"text", "flag", "level"}
+    assert set(table.loc[table.score == "silhouette", "variable"]) == {"text", "flag", "level", "all"}
     values = {name: cell(table, "sap", "any", name) for name in truth}
     assert values["text"] == values["flag"] == values["level"] != values["number"]
 

@@ -51,7 +51,8 @@ def disentanglement_table(
     -------
     DataFrame
         ``score space variable value chance n``. Scores: ``mig``, ``sap``, ``dci_disentanglement``,
-        ``dci_completeness``, ``dci_informativeness``, ``silhouette`` (classes only), ``norm_ratio``, ``norm_auc``, and
+        ``dci_completeness``, ``dci_informativeness``, ``silhouette`` (of classes; ``all``: of background against
+        target), ``norm_ratio``, ``norm_auc``, and
         ``leakage_r2``, where ``variable`` is the space that is read from ``space``. ``variable`` is ``all`` for means
         and whole spaces. ``chance`` is the mean over five exchanges of answers within each part, everything fitted
         anew. ``n`` counts the scored: 0, and no value, where a variable has too few participants.
