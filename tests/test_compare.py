@@ -6,8 +6,9 @@ import pytest
 
 from sepclr_med import compare, simulate
 from sepclr_med.analysis.comparing import compare_embeddings, corrected_t_test, questions
+from sepclr_med.analysis.comparison_layout import format_separation
 from sepclr_med.analysis.variables import Groups
-from sepclr_med.comparison import plan_arms
+from sepclr_med.comparison import plan_arms, score_disentanglement
 from sepclr_med.errors import ConfigError, ManifestError
 
 N = 160
@@ -118,6 +119,19 @@ def test_other_participants_or_seeds_are_refused(people):
         compare_embeddings({"a": [one], "b": [fewer]}, people, ["patient"])
     with pytest.raises(ManifestError, match="b: other images or seeds"):
         compare_embeddings({"a": [one, one], "b": [one]}, people, ["patient"])
+
+
+def test_groups_apart_are_shown_beside_the_best_probe_within_patients(people):
+    rows = people.assign(apart=np.where(people["diagnosis"] == "patient", 1.0, -1.0))
+    runs = {"clouds": [run_of(rows, ["age"], ["apart"])], "held": [run_of(rows, ["age"], ["severity"])]}
+    table = compare_embeddings(runs, people, ["patient"], variables=["age", "severity"], n_bootstrap=0)
+    shown = format_separation(table, score_disentanglement(runs, people, ["severity"], ["patient"]))
+    names, silhouettes, _, asked, probes, chances = ([str(cell) for cell in c.cells] for c in shown.columns)
+    assert names == ["clouds", "held"]
+    assert float(silhouettes[0]) > 0.7 > 0.3 > float(silhouettes[1])
+    assert asked == ["severity R2"] * 2
+    assert float(probes[0]) < 0.1 < 0.9 < float(probes[1])
+    assert all(abs(float(chance)) < 0.1 for chance in chances)
 
 
 def test_arms_are_named_and_misspelt_methods_refused(tmp_path):

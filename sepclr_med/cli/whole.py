@@ -90,8 +90,10 @@ def compare(
 
     Example: sepclr-med compare pipelines/synthetic/recipe.yaml --methods sepclr,sepclr_paper,simclr,pca -o comparison
     """
+    import pandas as pd
+
     from sepclr_med import compare as hold
-    from sepclr_med.analysis.comparison_layout import format_comparison
+    from sepclr_med.analysis.comparison_layout import format_comparison, format_separation
 
     settings = [*(assign or []), *cohort_settings(manifest, bids_root), *group_settings(background, target)]
     table = hold(
@@ -110,6 +112,8 @@ def compare(
         return
     for space in ("salient", "common"):
         print_rich(format_comparison(table, space))
+    if truth:
+        print_rich(format_separation(table, pd.read_csv(output / "disentanglement.tsv", sep="\t")))
     print(f"table and figure -> {output / 'comparison.tsv'}, {output / 'comparison.png'}", file=sys.stderr)
 
 
