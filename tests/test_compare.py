@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from sepclr_med import compare, simulate
 from sepclr_med.analysis.comparing import compare_embeddings, corrected_t_test, questions
 from sepclr_med.analysis.comparison_layout import format_separation
 from sepclr_med.analysis.variables import Groups
+from sepclr_med.cli.application import app
 from sepclr_med.comparison import plan_arms, score_disentanglement
 from sepclr_med.errors import ConfigError, ManifestError
 
@@ -186,6 +188,18 @@ def test_compare_fits_what_is_missing_and_nothing_twice(tmp_path):
     }
     assert set(scores["space"]) == {"common", "salient"}
     assert {"age", "severity", "all"} <= set(scores["variable"])
+    words = ["compare", str(recipe), "-o", str(tmp_path / "out"), "--methods", "sepclr_paper,pca", "--seeds", "0,1"]
+    printed = CliRunner().invoke(app, [*words, "--bootstrap", "0", "--truth", "age,severity"], env={"COLUMNS": "200"})
+    assert printed.exit_code == 0, printed.output
+    lines = [line.split() for line in printed.stdout.splitlines()]
+    assert sum("chance" in line and "expected" in line for line in lines) == 2
+    for variable in ("age,", "severity,"):
+        asked = [line for line in lines if line[:2] == [variable, "patients"]]
+        assert {line[4] for line in asked} == {"high", "low"}
+        assert all(float(line[3]) <= 0 for line in asked)
+    assert "silhouette of groups" in printed.stdout
+    written = pd.read_csv(tmp_path / "out" / "comparison.tsv", sep="\t")
+    pd.testing.assert_frame_equal(written, compare(*call, n_bootstrap=0), check_dtype=False, rtol=1e-4)
     with pytest.raises(ManifestError, match="severty"):
         compare(*call, n_bootstrap=0, truth=["severty"])
     # Methods without chance give the same whatever the seed.
