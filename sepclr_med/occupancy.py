@@ -75,10 +75,11 @@ def working_in(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         _held.discard(place)
-        (folder / WHO).unlink(missing_ok=True)
-        if made and [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
+        # In a folder that can no longer be written, what went wrong in the block is what is to be said.
+        with suppress(OSError):
+            (folder / WHO).unlink(missing_ok=True)
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink(missing_ok=True)
                 for place in made:
                     place.rmdir()
         lock.release()

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,30 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def read_only():
+    """Close a folder to all writing for the length of a block, also while files in it are open."""
+
+    @contextmanager
+    def close(folder):
+        if os.getuid():
+            inside = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+            modes = [path.stat().st_mode for path in inside]
+            for path in inside:
+                path.chmod(0o555)
+            yield
+            for path, mode in zip(inside, modes, strict=True):
+                path.chmod(mode)
+            return
+        # Root may write anywhere but on a read-only file system; this one lies over the folder.
+        if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
+            pytest.skip("mounting file systems is not allowed here")
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+    return close

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.cohort.manifest import write_manifest
 from sepclr_med.errors import RunError
+from sepclr_med.methods.sepclr import SepCLRObjective
 from sepclr_med.occupancy import WHO, working_in
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir
@@ -120,6 +122,31 @@ def test_what_was_fitted_beside_it_is_named_when_damaged_and_made_again_when_del
     shutil.rmtree(copy / "embeddings")
     embed(copy)
     np.testing.assert_array_equal(salient(copy), salient(trained))
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_a_folder_that_turns_read_only_in_mid_run_is_a_message_and_the_same_command_ends_the_same(
+    cohort, trained, tmp_path, monkeypatch, read_only
+):
+    manifest, config, run = read_manifest(cohort), load_config(overrides=SETTINGS), RunDir(tmp_path / "run")
+    forward = SepCLRObjective.forward
+    with ExitStack() as closed, monkeypatch.context() as patched:
+
+        def close_after_two_epochs(*arguments):
+            kept = run.checkpoint().with_suffix(".json")
+            if os.access(run.path, os.W_OK) and kept.is_file() and json.loads(kept.read_text())["epoch"] == 2:
+                closed.enter_context(read_only(run.path))
+            return forward(*arguments)
+
+        patched.setattr(SepCLRObjective, "forward", close_after_two_epochs)
+        for place in (r"checkpoints/\w+\.safetensors", r"run(/\.working\.json)?"):
+            with pytest.raises(RunError, match=place + ": cannot be written: .*, then run the same command again"):
+                fit(manifest, config, run.path)
+    assert load_checkpoint(run.checkpoint())[1]["epoch"] == 2
+    embed(fit(manifest, config, run.path))
+    np.testing.assert_array_equal(salient(run.path), salient(trained))
 
 
 # ---------------------------------------------------------------- processes
