@@ -341,7 +341,7 @@ def test_what_patients_have_is_scored_among_patients(monkeypatch):
     concerned = table["variable"].isin(["severity", "subtype"])
     assert concerned.sum() == 9
     pd.testing.assert_frame_equal(table[concerned], moved[concerned])
-    assert cell(moved, "norm_auc", "salient", "all") == 1 > cell(table, "norm_auc", "salient", "all")
+    assert cell(moved, "norm_ratio", "salient", "all") < cell(table, "norm_ratio", "salient", "all")
 
 
 def test_an_offset_that_everyone_shares_changes_no_score(monkeypatch):
