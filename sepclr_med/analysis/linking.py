@@ -132,8 +132,10 @@ def link_files(
     needed = ["participant_id", "diagnosis"] if choices.get("target") else ["participant_id"]
     tables, rows = read_any_embeddings(embeddings), read_manifest(manifest, required=needed)
     output = Path(output)
-    named = [column for name in ("variables", "covariates", "blocks") for column in choices.get(name) or ()]
-    require_columns(rows, [column for column in named if column not in (choices.get("batteries") or {})])
+    if open_test is not None:
+        # A misspelt name should not cost an opening.
+        named = [column for name in ("variables", "covariates", "blocks") for column in choices.get(name) or ()]
+        require_columns(rows, [column for column in named if column not in (choices.get("batteries") or {})])
     tables, rows, said = guard_files(embeddings, tables, rows, "link", open_test)
     found, subtypes = _link(tables, rows, {name: value for name, value in choices.items() if value is not None})
     found.notes[:0] = [f"{note}." for note in said]
