@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,10 +39,12 @@ evaluation: {variables: [severity, age], n_bootstrap: 20, n_permutations: 99, ex
   voxel_pca_components: 5}
 """
 MEAN_SECONDS, PREEMPTED = 8.0, 75
-# They say when and by which commands things were done, how long it took, and where it was taken up again; what `check`
-# remembers of images is in the order in which they were read.
-NEVER_COMPARED = ("provenance.json", "progress.png", "report.html", "check/images.jsonl")
+# They say when and by which commands things were done, how long it took, and where it was taken up again.
+NEVER_COMPARED = ("provenance.json", "progress.png")
 TIMES = ("seconds", "images_per_second")
+# Of a step in the report: the minute it began, and how long it took, by which its table is sorted.
+MOMENT = re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d)?")
+DURATION = re.compile(r"""( data-sort="[\d.]+")?>(\d+ (h|min) \d+ (min|s)|[\d.]+ s)<""")
 
 
 def main() -> None:
@@ -203,15 +206,26 @@ def change_manifest(run: Path, rng: np.random.Generator) -> tuple[int, str]:
 
 
 def start_twice(run: Path, rng: np.random.Generator) -> tuple[int, str]:
-    first = start(run)
-    while first.poll() is None and epochs_done(run) < 1:
-        time.sleep(0.02)
+    """Start a second process while the first one is held at a random moment of its work, at whatever step."""
     beside = run.parent.parent / "second.log"
+    while True:
+        first, working = start(run), run / ".working.json"
+        while first.poll() is None and not working.is_file():
+            time.sleep(0.02)
+        time.sleep(rng.exponential(MEAN_SECONDS))
+        first.send_signal(signal.SIGSTOP)
+        if first.poll() is None and working.is_file():
+            break
+        first.send_signal(signal.SIGCONT)
+        assert first.wait() == 0, last_words(run)
+        shutil.rmtree(run)
     with open(beside, "w", encoding="utf-8") as log:
         code = subprocess.run(first.args, stdout=subprocess.DEVNULL, stderr=log).returncode
-    first.wait()
+    first.send_signal(signal.SIGCONT)
+    assert first.wait() == 0, last_words(run)
     said = _told(beside.read_text(encoding="utf-8"))
     assert code == 1, f"exit code {code}: {said}"
+    assert "is working there" in said, said
     return 1, said
 
 
@@ -292,12 +306,26 @@ def _without_times(path: Path) -> bytes | str:
         return pd.read_csv(path, sep="\t").drop(columns=list(TIMES)).to_csv()
     if path.parent.name == "checkpoints" and path.suffix == ".json":
         return _state_without_times(json.loads(path.read_text()))
+    if path.name == "report.html":
+        return DURATION.sub("><", MOMENT.sub("", path.read_text(encoding="utf-8")))
+    if path.name == "images.jsonl":
+        return _known_of_images(path)
     if path.suffix == ".safetensors":
         # The order of a header's two entries is anybody's.
         with safe_open(path, "np") as stream:
             tensors = [f"{name} {stream.get_tensor(name).tobytes().hex()}" for name in sorted(stream.keys())]
             return _state_without_times(json.loads(stream.metadata()["state"])) + "\n".join(tensors)
     return path.read_bytes()
+
+
+def _known_of_images(path: Path) -> str:
+    # Lines are only added, in the order of reading: empty and cut ones say nothing, the last one of an image counts.
+    known = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            facts = json.loads(line)
+            known[Path(facts["path"]).name] = {**facts, "path": None, "mtime_ns": None}
+    return json.dumps(known, sort_keys=True)
 
 
 def _state_without_times(state: dict) -> str:
