@@ -48,6 +48,13 @@ def test_a_workflow_has_jobs_with_steps_and_runs_what_there_is(path):
                 assert (ROOT / step["run"]).is_file()
 
 
+def test_the_slow_tests_are_run_every_week_by_one_who_may_mount_file_systems():
+    flow = read(ROOT / ".github" / "workflows" / "slow.yml")
+    (when,) = flow[ON]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \d", when["cron"])
+    assert "sudo make test-slow" in [step.get("run") for step in flow["jobs"]["slow"]["steps"]]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.name)
 def test_an_issue_form_has_what_github_wants(path):
     form = read(path)
