@@ -318,10 +318,11 @@ def test_a_truncated_checkpoint_is_named(trained, tmp_path):
         load_checkpoint(cut)
 
 
-def kill_during_training(cohort, run, after_epochs, delay=0.0, meanwhile=lambda process: None):
+def kill_during_training(cohort, run, after_epochs, delay=0.0, meanwhile=lambda process: None, threads=1):
     """Start the command line, kill -9 it once the given number of epochs is saved and some seconds later."""
     command = [sys.executable, "-m", "sepclr_med", "fit", str(cohort), str(run)]
-    settings = [word for setting in [*SETTINGS, "training.epochs=40"] for word in ("--set", setting)]
+    asked = [*SETTINGS, "training.epochs=40", f"training.threads={threads}"]
+    settings = [word for setting in asked for word in ("--set", setting)]
     process = subprocess.Popen([*command, *settings], stderr=subprocess.DEVNULL)
     state = run / "checkpoints" / "last.json"
     while process.poll() is None:
@@ -351,15 +352,16 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_embeddings(coh
             np.testing.assert_array_equal(embeddings_of(run)[space], expected, err_msg=space)
 
 
-def test_killed_once_the_same_command_ends_with_the_same_embeddings(cohort, tmp_path):
-    config = load_config(overrides=[*SETTINGS, "training.epochs=40"])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_once_the_same_command_ends_with_the_same_embeddings(cohort, tmp_path, threads):
+    config = load_config(overrides=[*SETTINGS, "training.epochs=40", f"training.threads={threads}"])
     manifest = read_manifest(cohort)
 
     def another(process):
         with pytest.raises(RunError, match=rf"process {process.pid} on .* is working there"):
             fit(manifest, config, tmp_path / "killed")
 
-    kill_during_training(cohort, tmp_path / "killed", after_epochs=3, delay=0.05, meanwhile=another)
+    kill_during_training(cohort, tmp_path / "killed", after_epochs=3, delay=0.05, meanwhile=another, threads=threads)
     stopped_at = load_checkpoint(RunDir(tmp_path / "killed").checkpoint())[1]["epoch"]
     assert 3 <= stopped_at < 40
     for name in ("killed", "whole"):
