@@ -26,10 +26,11 @@ from sepclr_med.analysis.separation import evaluate
 from sepclr_med.analysis.spaces import join_spaces
 from sepclr_med.cohort.manifest import assign_roles, manifest_hash
 from sepclr_med.cohort.simulate import simulate
+from sepclr_med.cohort.simulation.pseudo_patients import check_base_images, read_base
 from sepclr_med.cohort.splits import assign_splits
 from sepclr_med.config import Config, load_config
 from sepclr_med.embedding import embed
-from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did_you_mean
+from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, VolumeError, did_you_mean
 from sepclr_med.pipeline import read_cohort
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
@@ -89,9 +90,10 @@ def run_controls(
     Returns
     -------
     DataFrame
-        One row per run: ``kind strength run n``; of held-out participants, from the salient space, ``accuracy`` of the
-        made-up diagnosis (balanced, chance 0.5), its permutation ``p_value``, ``norm_auc`` (length of the salient
-        embedding, patients against controls), and for planted atrophy ``severity_r2``.
+        One row per run, also of earlier calls in this folder: ``kind strength run n``; of held-out participants, from
+        the salient space, ``accuracy`` of the made-up diagnosis (balanced, chance 0.5), its permutation ``p_value``,
+        ``norm_auc`` (length of the salient embedding, patients against controls), and for planted atrophy
+        ``severity_r2``.
 
     Raises
     ------
@@ -99,6 +101,8 @@ def run_controls(
         For unknown kinds or strengths.
     ManifestError
         With too few participants.
+    VolumeError
+        When atrophy cannot be planted into the images; nothing was trained by then.
     """
     started = datetime.now(timezone.utc)
     folder, config = Path(output_dir), load_config(recipe, overrides)
@@ -113,12 +117,13 @@ def run_controls(
     _require_enough(rows)
     rows = _leave_small_sites_out(rows)
     _require_enough(rows)
-    _require_same_settings(folder, config, rows)
     planned = [(kind, 0.0, run) for kind in kinds if kind != "planted" for run in range(n_runs)]
     planned += [("planted", s, run) for s in strengths if "planted" in kinds for run in range(n_runs)]
-    found = []
+    if any(not (folder / "runs" / f"{_name(*one)}.tsv").is_file() for one in planned if one[0] == "planted"):
+        _require_plantable(rows)
+    _require_same_settings(folder, config, rows)
     for kind, strength, run in planned:
-        name = f"{kind}{f'-{strength:g}' if strength else ''}_{run}"
+        name = _name(kind, strength, run)
         file = folder / "runs" / f"{name}.tsv"
         if not file.is_file():
             made = make_cohort(rows, kind, run, strength, folder / "planted" / name)
@@ -127,11 +132,12 @@ def run_controls(
             if not keep:
                 shutil.rmtree(folder / "planted" / name, ignore_errors=True)
                 shutil.rmtree(folder / "runs" / name, ignore_errors=True)
-        found.append(pd.read_csv(file, sep="\t", na_values=["n/a"], keep_default_na=False))
-        say(f"{name}: balanced accuracy {found[-1]['accuracy'].iloc[0]:.2f} (p {found[-1]['p_value'].iloc[0]:.3f})")
-    table = pd.concat(found, ignore_index=True)
+        found = _read_run(file)
+        say(f"{name}: balanced accuracy {found['accuracy'].iloc[0]:.2f} (p {found['p_value'].iloc[0]:.3f})")
+    table = _read_all(folder)
+    done = list(table["kind"].unique())
     write_table(folder / "controls.tsv", table)
-    write_json(folder / "controls.json", {"kinds": list(kinds), "n_runs": n_runs, "summary": summarise(table)})
+    write_json(folder / "controls.json", {"kinds": done, "summary": summarise(table)})
     draw_controls(table, folder / "controls.png")
     record_step(folder / "provenance.json", "controls", started, {"kinds": list(kinds), "n_runs": n_runs})
     return table
@@ -268,6 +274,33 @@ def _leave_small_sites_out(rows: pd.DataFrame) -> pd.DataFrame:
             "say what is normal there", ", ".join(map(str, small)), FEWEST_AT_SITE,
         )  # fmt: skip
     return rows[~rows["site"].isin(small)].reset_index(drop=True)
+
+
+def _name(kind: str, strength: float, run: int) -> str:
+    return f"{kind}{f'-{strength:g}' if strength else ''}_{run}"
+
+
+def _read_run(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, sep="\t", na_values=["n/a"], keep_default_na=False)
+
+
+def _read_all(folder: Path) -> pd.DataFrame:
+    """Return all runs of a folder, also those that an earlier call with other kinds or strengths made."""
+    table = pd.concat([_read_run(file) for file in (folder / "runs").glob("*.tsv")], ignore_index=True)
+    order = table["kind"].map(KINDS.index)
+    return table.assign(order=order).sort_values(["order", "strength", "run"], ignore_index=True).drop(columns="order")
+
+
+def _require_plantable(rows: pd.DataFrame) -> None:
+    """Refuse images that atrophy cannot be planted into, before hours of training on the other kinds."""
+    base = read_base(rows[rows["diagnosis"] == "control"], None)
+    try:
+        check_base_images(base["image_path"].tolist())
+    except VolumeError as error:
+        summary = (
+            "controls: planted atrophy needs grey-matter maps in template space; --kinds permuted,pseudo does without"
+        )
+        raise VolumeError(summary, error.problems) from None
 
 
 def _require_same_settings(folder: Path, config: Config, rows: pd.DataFrame) -> None:

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from sepclr_med import simulate, write_manifest
+from sepclr_med import read_manifest, simulate, write_manifest
 from sepclr_med.controls import make_cohort, run_controls, summarise
-from sepclr_med.errors import ConfigError, ManifestError, RunError
+from sepclr_med.errors import ConfigError, ManifestError, RunError, VolumeError
 from sepclr_med.report.sections.controls import describe_controls
 
 SMALL = [
@@ -80,6 +81,10 @@ def test_nothing_is_found_where_nothing_is_and_planted_atrophy_is(study):
     again = pd.read_csv(out / "runs" / "pseudo_1.tsv", sep="\t")
     assert again["accuracy"].iloc[0] == table[(table["kind"] == "pseudo") & (table["run"] == 1)]["accuracy"].iloc[0]
     assert len(said) == 3
+    # What the call before it did is still told.
+    told = {(row["kind"], row["n_runs"]) for row in json.loads((out / "controls.json").read_text())["summary"]}
+    assert told == {("permuted", 2), ("pseudo", 3), ("planted", 2)}
+    assert len(pd.read_csv(out / "controls.tsv", sep="\t")) == 7
     with pytest.raises(RunError, match="other settings"):
         run_controls(recipe, out, ["pseudo"], 3, [0.8], [*SMALL, "method.contrast=0.5"])
     assert (out / "controls.png").stat().st_size > 1000
@@ -95,6 +100,26 @@ def test_what_is_said_of_them():
     assert section["brief"][0]["level"] == "error"
     assert "Planted atrophy of 0.40 or more" in texts[1]
     assert describe_controls({"objects": {}}) is None
+
+
+def test_images_that_nothing_can_be_planted_into_are_refused_before_anything_is_trained(study, tmp_path):
+    table = read_manifest(study / "study.tsv")
+    images = tmp_path / "images"
+    images.mkdir()
+    for row, path in table["image_path"].items():
+        image = nib.load(path)
+        # Elsewhere: no template space.
+        moved = image.affine.copy()
+        moved[:3, 3] += 200
+        table.loc[row, "image_path"] = str(images / f"{row}.nii.gz")
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), moved), images / f"{row}.nii.gz")
+    write_manifest(table, tmp_path / "study.tsv")
+    (tmp_path / "recipe.yaml").write_text("cohort: {manifest: study.tsv}\n")
+    with pytest.raises(VolumeError, match="--kinds permuted,pseudo does without") as caught:
+        run_controls(tmp_path / "recipe.yaml", tmp_path / "out", n_runs=1, overrides=SMALL)
+    assert len(caught.value.problems) == 33
+    assert not list((tmp_path / "out").glob("runs/*"))
+    assert not (tmp_path / "out" / "plan.json").exists()
 
 
 def test_what_cannot_be_run_is_refused(study, tmp_path):
