@@ -187,7 +187,7 @@ def _of_run(run: RunDir) -> Standing:
         facts.append(("training", trained))
         words = ["sepclr-med", "fit", os.fspath(run.manifest), str(run.path), "--config", os.fspath(run.config)]
         return Standing(facts, shlex.join(words))
-    missing = find_not_run(data)
+    missing = find_not_run(data, further=False)
     facts += [("not run", step["name"]) for step in missing]
     facts += [("cannot be read", fault) for fault in data["faults"]]
     commands = [step["command"].replace("RUN_DIR", shlex.quote(str(run.path))) for step in missing]

@@ -15,6 +15,7 @@ import pytest
 from report_run import VARIABLES, make_links, make_run, write, write_object
 
 from sepclr_med.analysis.associations.claims import by_strength
+from sepclr_med.analysis.linking import ONE_TRAINING, link_run
 from sepclr_med.errors import RunError
 from sepclr_med.report.brief import say_bottom_line
 from sepclr_med.report.collect import collect_run
@@ -30,6 +31,7 @@ from sepclr_med.report.sections.card import draw_separation
 from sepclr_med.report.sections.forests import mark_row
 from sepclr_med.report.sections.glossary import WORDS
 from sepclr_med.report.sections.links import say_links
+from sepclr_med.standing import find_standing
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror=alert(1)>{{7*7}}</style></title>$x_1$&amp;'"""
 VOID = {"meta", "link", "img", "br", "input"}
@@ -411,6 +413,23 @@ def test_what_was_not_run_has_its_command(run):
 def test_each_step_can_be_missing(tmp_path):
     (tmp_path / "progress.png").write_bytes(b"")
     assert [entry["name"] for entry in find_not_run(collect_run(tmp_path))] == [step.name for step in STEPS]
+
+
+def test_a_single_training_is_said_to_be_one_and_what_would_try_it_is_named(run):
+    found = link_run(run, variables=["severity"], covariates=[], n_permutations=99, parts=[])
+    assert ONE_TRAINING in found.notes
+    page = Page(report(run).read_text())
+    assert any(ONE_TRAINING in words for words in page.text("li"))
+    commands = page.text("code")
+    assert any(words.startswith("sepclr-med fit MANIFEST NEW_RUN_DIR") for words in commands)
+    assert any(words.startswith("sepclr-med controls RUN_DIR/config.yaml") for words in commands)
+    # Many trainings are never what must come next.
+    assert not [fact for fact in find_standing(run).facts if "controls" in fact[1] or "trainings" in fact[1]]
+    (run / "crossfit.json").write_text('{"folds": ["0", "1", "2"], "seeds": [0]}')
+    (run / "controls").mkdir()
+    (run / "controls" / "controls.json").write_text("{}")
+    assert ONE_TRAINING not in link_run(run, variables=["severity"], covariates=[], n_permutations=99, parts=[]).notes
+    assert not [entry for entry in find_not_run(collect_run(run)) if entry["name"] in [STEPS[-1].name, STEPS[-2].name]]
 
 
 def test_unreadable_files_are_named(run):

@@ -32,6 +32,7 @@ from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.runs import read_config
 
 TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stability", "reading_stability")
+ONE_TRAINING = "One training: whether these factors are found again is not known; `fit --folds 5 --seeds 3` says."
 
 
 def link_run(
@@ -97,6 +98,8 @@ def link_run(
     choices = known | {name: value for name, value in choices.items() if value is not None} | asked
     found, subtypes = _link(embeddings, manifest, choices)
     found.notes[:0] = [f"{note}." for note in said]
+    if not run.cross_fit.is_file():
+        found.notes.append(ONE_TRAINING)
     if found.canonical is not None:
         # Of everyone: the rotation, fitted on what may be seen, says nothing of whom it is applied to.
         facts = found.canonical[1]

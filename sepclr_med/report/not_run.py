@@ -24,11 +24,14 @@ class Step:
         Beginnings of file names, any of which says that it was run.
     command : str
         Which runs it; ``RUN_DIR`` stands for the folder.
+    further : bool, default=False
+        Says how far results can be trusted, at the cost of many trainings: never what must come next.
     """
 
     name: str
     files: tuple[str, ...]
     command: str
+    further: bool = False
 
 
 STEPS = (
@@ -48,17 +51,31 @@ STEPS = (
         "subtypes", ("analysis/subtypes.json", "analysis/subtypes_criteria.tsv"), "sepclr-med link RUN_DIR{covariates}"
     ),
     Step("maps of the factors", ("maps/maps.json", "maps/"), "sepclr-med explain RUN_DIR"),
+    Step(
+        "several trainings: are the factors found again?",
+        ("crossfit.json",),
+        "sepclr-med fit MANIFEST NEW_RUN_DIR --config RUN_DIR/config.yaml --folds 5 --seeds 3",
+        further=True,
+    ),
+    Step(
+        "controls of the method, where the answer is known",
+        ("controls/controls.json",),
+        "sepclr-med controls RUN_DIR/config.yaml -o RUN_DIR/controls --manifest MANIFEST",
+        further=True,
+    ),
 )
 COVARIATES = ("age", "sex", "site", "tiv")
 
 
-def find_not_run(data: Mapping[str, Any]) -> list[dict[str, str]]:
+def find_not_run(data: Mapping[str, Any], further: bool = True) -> list[dict[str, str]]:
     """Return each step without a result, with its command.
 
     Parameters
     ----------
     data : mapping
         From :func:`sepclr_med.report.collect.collect_run`.
+    further : bool, default=True
+        Also those that need many trainings and never must come next.
 
     Returns
     -------
@@ -77,7 +94,7 @@ def find_not_run(data: Mapping[str, Any]) -> list[dict[str, str]]:
     missing = [
         {"name": step.name, "command": (step.command + _groups(step, data["config"])).format(covariates=covariates)}
         for step in STEPS
-        if not any(file.startswith(step.files) for file in data["files"])
+        if (further or not step.further) and not any(file.startswith(step.files) for file in data["files"])
     ]
     return [*_missing_models(data), *missing]
 
