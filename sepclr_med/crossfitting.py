@@ -106,7 +106,7 @@ def plan_cross_fit(
         # Each time: settings that weights do not depend on may have changed, and a job refuses all others itself.
         write_text(run.job_file(job.name, ".yaml"), dump_config(config.model_copy(update=settings)))
     seeds = sorted({*before["seeds"], *(job.seed for job in jobs)})
-    write_json(run.cross_fit, {"folds": folds, "seeds": seeds, "by_site": n_folds is None})
+    write_json(run.cross_fit, {**before, "folds": folds, "seeds": seeds, "by_site": n_folds is None})
     return jobs
 
 
@@ -226,8 +226,6 @@ def _run_jobs(
 
     with ThreadPoolExecutor(n) as pool, _stopped_with_us(pool, children):
         for job, (code, message) in zip(waiting, pool.map(train, waiting), strict=True):
-            if code == PreemptedError.exit_code:
-                raise PreemptedError(f"{run.path}: training was told to stop; the same command goes on from there")
             say(f"{job.name}: {'done' if code == 0 else 'failed'}")
             if code:
                 yield job.name, message

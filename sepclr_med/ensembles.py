@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -20,8 +21,10 @@ from sepclr_med.crossfitting import is_done
 from sepclr_med.embedding import embed, embed_at_sites, embeddings_are_current, place_embeddings
 from sepclr_med.errors import RunError
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir
+from sepclr_med.rundir import RunDir, write_json
 from sepclr_med.volumes.site_effects import SiteEffect
+
+logger = logging.getLogger(__name__)
 
 ALL = (*SPACES, "image")
 
@@ -33,7 +36,8 @@ def embed_cross_fitted(
 ) -> dict[str, pd.DataFrame]:
     """Embed every participant by the models that never saw them, or new ones by all models; average over models.
 
-    The spaces of all models are laid over that of the first by orthogonal Procrustes on training participants of both.
+    The spaces of all models are laid over that of one by orthogonal Procrustes on training participants of both: the
+    first that there was when the cohort was embedded first.
 
     Parameters
     ----------
@@ -83,8 +87,10 @@ def embed_cross_fitted_at_sites(
     run = RunDir(run_dir)
     folder, plan = place_embeddings(run, manifest, output_dir), read_plan(run)
     done = find_jobs(run)
-    own, alignments = _laid_over(run, done)
-    reference = own[done[0]]
+    own = {job: _own_embeddings(run.job(job.name)) for job in done}
+    first = _choose_reference(run, own, renew=manifest is None)
+    alignments = _lay_over(own, first)
+    reference = own[first]
     new, shifted = (None, {}) if manifest is None else _embed_new(run, done, manifest, site_effects)
     aligned = {
         job: {
@@ -93,7 +99,7 @@ def embed_cross_fitted_at_sites(
         }
         for job in done
     }
-    facts = {"Models": [job.name for job in done], "Reference": done[0].name, "Alignment": "orthogonal Procrustes"}
+    facts = {"Models": [job.name for job in done], "Reference": first.name, "Alignment": "orthogonal Procrustes"}
     # Statistics of images are nobody's space; models embedded by an earlier version lack them.
     spaces = [space for space in reference if all(space in tables for tables in aligned.values())]
     if new is None:
@@ -136,13 +142,33 @@ def find_jobs(run: RunDir) -> list[Job]:
     return done
 
 
-def _laid_over(
-    run: RunDir, done: list[Job]
-) -> tuple[dict[Job, dict[str, pd.DataFrame]], dict[Job, dict[str, Alignment]]]:
-    """Return the embeddings of every model, and how each of its spaces is laid over that of the first."""
-    own = {job: _own_embeddings(run.job(job.name)) for job in done}
-    spaces = {job: {space: table for space, table in own[job].items() if space in SPACES} for job in done}
-    return own, {job: align_tables(spaces[job], spaces[done[0]]) for job in done}
+def _choose_reference(run: RunDir, own: Mapping[Job, Mapping[str, pd.DataFrame]], renew: bool) -> Job:
+    """Return the model over which all others are laid: that of the first embedding, as long as it is there.
+
+    Which one it was is in the record of the cross-fit, for a model that is repaired later must not turn the axes.
+    ``renew`` takes another one down where that one is gone or was trained anew, and says so; new images change nothing.
+    """
+    plan = read_plan(run)
+    known = plan.get("reference")
+    named = next((job for job in own if known and job.name == known.get("model")), None)
+    chosen = named or next(iter(own))
+    now = {"model": chosen.name, "model_id": str(own[chosen]["salient"]["model_id"].iloc[0])}
+    if known and known != now:
+        what = "was trained anew" if named else "is gone"
+        advice = "repeat link, explain and report" if renew else "embed and link the cohort itself again"
+        logger.warning(
+            "%s: %s, over which all models were laid, %s; they are laid over %s now, and factors are other axes: %s",
+            run.path, known.get("model"), what, chosen.name, advice,
+        )  # fmt: skip
+    if known != now and (renew or not known):
+        write_json(run.cross_fit, {**plan, "reference": now})
+    return chosen
+
+
+def _lay_over(own: Mapping[Job, Mapping[str, pd.DataFrame]], first: Job) -> dict[Job, dict[str, Alignment]]:
+    """Return how each space of every model is laid over that of one."""
+    spaces = {job: {space: table for space, table in own[job].items() if space in SPACES} for job in own}
+    return {job: align_tables(spaces[job], spaces[first]) for job in own}
 
 
 def _average(

@@ -1,6 +1,7 @@
 """The Snakemake recipe of a cross-fit, on this machine: jobs, one that fails, and the same command again."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,14 @@ SETTINGS = (
     "volumes.spacing=12 network.backbone=small training.epochs=1 training.batch_size=8 training.threads=1 "
     "volumes.normative.folds=2 evaluation.n_permutations=99 evaluation.n_bootstrap=20"
 )
+
+
+def test_settings_are_divided_between_them_and_not_inside_lists():
+    head = RECIPE.read_text().partition("localrules:")[0]
+    for wanted in ([], ["training.epochs=50"], ["volumes.normative.covariates=[age, sex]", "training.epochs=50"]):
+        names = {"config": {"run": "r", "set": "  ".join(wanted)}}
+        exec(head, names)
+        assert shlex.split(names["WORDS"]) == [word for setting in wanted for word in ("--set", setting)]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sepclr_med import explain, load_config, read_manifest, simulate, write_manifest
+from sepclr_med import crossfitting, explain, load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.alignment import align, align_tables
 from sepclr_med.analysis.norms import load_norms
 from sepclr_med.checkpoint import load_checkpoint
@@ -90,6 +90,15 @@ def test_folds_of_the_manifest_are_kept_and_others_refused(cohort):
     assert assign_crossfolds(own, 2, [])["fold"].tolist() == own.loc[own["split"] != "test", "fold"].tolist()
     with pytest.raises(ConfigError, match=r"2 folds, 0 images without.*--folds 2"):
         assign_crossfolds(own, 3, [])
+
+
+def test_folds_of_the_manifest_that_part_a_family_are_refused(cohort, tmp_path):
+    own = cohort.assign(fold=pd.Categorical(cohort["participant_id"]).codes % 3)
+    one, other = own.index[own["family_id"] == "f1"]
+    own["fold"] = own["fold"].astype(str)
+    own.loc[one, "fold"], own.loc[other, "fold"] = "0", "1"
+    with pytest.raises(ManifestError, match="family is in several folds"):
+        plan_cross_fit(own, load_config(overrides=SMALL), tmp_path / "run", 3)
 
 
 def test_sites_are_left_out_whole_and_families_across_sites_refused(cohort):
@@ -331,6 +340,69 @@ def test_a_model_that_fails_is_named_with_its_last_word_and_the_others_are_kept(
     shutil.rmtree(copy / "models" / "fold-0_seed-1")
     with pytest.raises(RunError, match="no finished model of fold 0"):
         embed_cross_fitted(copy)
+
+
+def test_a_model_that_is_told_to_stop_alone_has_failed_and_the_others_go_on(cohort, run, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    begun = []
+    for name in ("fold-0_seed-0", "fold-2_seed-1"):
+        shutil.rmtree(copy / "models" / name)
+
+    def train(run, job, *others):
+        begun.append(job.name)
+        return (75, "told to stop") if job.name == "fold-0_seed-0" else (0, "")
+
+    monkeypatch.setattr(crossfitting, "_train_apart", train)
+    with pytest.raises(RunError, match=r"1 of 6 models failed.*\n  fold-0_seed-0: told to stop") as caught:
+        cross_fit(cohort, load_config(overrides=SMALL), copy, 3, 2)
+    assert caught.value.exit_code == 1
+    assert begun == ["fold-0_seed-0", "fold-2_seed-1"]
+
+
+def test_axes_stay_those_of_the_first_embedding_when_a_model_is_repaired(cohort, run, tmp_path, caplog):
+    copy, aside = tmp_path / "run", tmp_path / "aside"
+    shutil.copytree(run, copy)
+
+    def reference():
+        return json.loads((copy / "crossfit.json").read_text())["reference"]["model"]
+
+    def embed_again(new=None):
+        caplog.clear()
+        embed_cross_fitted(copy, new, tmp_path / "new" if new is not None else None)
+        return json.loads((copy / "embeddings" / "desc-salient_embedding.json").read_text())["Reference"]
+
+    assert reference() == "fold-0_seed-0"
+    shutil.move(copy / "models" / "fold-0_seed-0", aside)
+    # New images are told of it, and the record waits for the cohort.
+    embed_again(cohort[cohort["split"] == "test"])
+    assert "fold-0_seed-0, over which all models were laid, is gone" in caplog.text
+    assert reference() == "fold-0_seed-0"
+    assert embed_again() == reference() == "fold-1_seed-0"
+    assert "factors are other axes" in caplog.text
+    shutil.move(aside, copy / "models" / "fold-0_seed-0")
+    plan_cross_fit(cohort, load_config(overrides=SMALL), copy, 3, 2)
+    assert embed_again() == reference() == "fold-1_seed-0"
+    assert not caplog.text
+    plan = json.loads((copy / "crossfit.json").read_text())
+    plan["reference"]["model_id"] = "another"
+    (copy / "crossfit.json").write_text(json.dumps(plan))
+    assert embed_again() == "fold-1_seed-0"
+    assert "was trained anew" in caplog.text
+
+
+def test_each_model_gets_one_of_the_gpus_that_may_be_seen_by_turns(monkeypatch):
+    for n, visible, wanted in (
+        (0, None, [None] * 3),
+        (1, "3", [None] * 3),
+        (2, None, ["0", "1", "0"]),
+        (2, "5,7", ["5", "7", "5"]),
+    ):
+        monkeypatch.setattr("torch.cuda.device_count", lambda n=n: n)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [crossfitting._gpu(index) for index in range(3)] == wanted
 
 
 def test_new_images_get_the_mean_of_all_models(cohort, run, tmp_path):

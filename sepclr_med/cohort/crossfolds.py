@@ -42,7 +42,7 @@ class Job:
 
 
 def read_plan(run: RunDir) -> dict[str, Any]:
-    """Return the folds and seeds of a cross-fit.
+    """Return the folds and seeds of a cross-fit, and once it was embedded, the ``reference`` its spaces are laid over.
 
     Raises
     ------
@@ -52,6 +52,8 @@ def read_plan(run: RunDir) -> dict[str, Any]:
     plan = read_json(run.cross_fit, {"folds": list, "seeds": list})
     if {type(fold) for fold in plan["folds"]} - {str} or {type(seed) for seed in plan["seeds"]} - {int}:
         raise RunError(f"{run.cross_fit}: folds should be texts and seeds whole numbers; mend or delete it")
+    if not isinstance(plan.get("reference", {}), dict):
+        raise RunError(f"{run.cross_fit}: reference should have model and model_id; mend or delete it")
     return plan
 
 
