@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,16 @@ def assert_same_embeddings(folder, expected):
 def test_monai_runs_it_on_new_images_and_gives_what_embed_gives(bundle, new_cohort, embedded, tmp_path):
     moved = shutil.copytree(bundle, tmp_path / "elsewhere")
     workflow(moved, new_cohort, tmp_path / "out").run()
+    assert_same_embeddings(tmp_path / "out", embedded)
+
+
+def test_the_python_of_the_documentation_runs_in_the_bundles_folder(
+    bundle, new_cohort, embedded, tmp_path, monkeypatch
+):
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(bundle)
+    exec(code.replace('"new.tsv"', repr(str(new_cohort))).replace('"embeddings"', repr(str(tmp_path / "out"))), {})
     assert_same_embeddings(tmp_path / "out", embedded)
 
 
