@@ -9,6 +9,7 @@ import pytest
 from sepclr_med.cohort.columns import KNOWN_COLUMNS, describe_columns
 from sepclr_med.cohort.manifest import assign_roles, manifest_hash, read_manifest, write_manifest
 from sepclr_med.errors import ManifestError, RunError
+from sepclr_med.pipeline import run_recipe
 
 HEADER = "participant_id,image_path,diagnosis,age,sex\n"
 ROWS = "001,a.nii.gz,control,30.5,F\n002,sub/b.nii.gz,patient,n/a,m\n"
@@ -332,7 +333,64 @@ def test_image_paths_are_absolute_against_the_right_folder(tmp_path):
     here.mkdir()
     expected = [str(here / "x/a.nii"), str(here / "x/b.nii"), str(tmp_path / "c.nii"), "/elsewhere/d.nii"]
     assert read(here, HEADER + rows)["image_path"].tolist() == expected
-    assert read(here, HEADER + rows, bids_root=tmp_path)["image_path"].iloc[0] == str(tmp_path / "x/a.nii")
+    given = HEADER + rows.replace("../c.nii", "x/../c.nii")
+    expected = [str(tmp_path / name) for name in ("x/a.nii", "x/b.nii", "c.nii")]
+    assert read(here, given, bids_root=tmp_path)["image_path"].tolist() == [*expected, "/elsewhere/d.nii"]
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """A dataset, and images that lie beside it and in the user's home."""
+    for place in ("study/sub-01/a.nii", "secret/b.nii", "home/c.nii", "study_two/d.nii"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "study" / "linked.nii").symlink_to(tmp_path / "secret" / "b.nii")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "study"
+
+
+LEAVING = ["../secret/b.nii", "sub-01/../../secret/b.nii", "..\\study_two\\d.nii", "~/c.nii", "~root/x.nii"]
+
+
+def test_relative_paths_that_leave_the_bids_root_are_refused_all_at_once(tmp_path, dataset):
+    rows = "".join(f"{i},{path},c,30,F\n" for i, path in enumerate(["sub-01/a.nii", *LEAVING]))
+    problems = refuse(tmp_path, HEADER + rows, bids_root=dataset)
+    assert [(p.row, p.column, p.got, p.code) for p in problems] == [
+        (row, "image_path", path, "outside") for row, path in enumerate(LEAVING, 3)
+    ]
+    said = str(problems[0])
+    assert said.startswith(f'{tmp_path / "manifest.csv"}, row 3, 1, column "image_path": a relative path leaves the')
+    assert f"allowed: a path within {dataset}, or an absolute one; fix: " in said
+    # Without a folder that is given, the table stands for itself.
+    assert len(read(dataset, HEADER + rows)) == len(LEAVING) + 1
+
+
+def test_masks_that_leave_the_bids_root_are_refused_too(tmp_path, dataset):
+    content = "participant_id,image_path,mask_path,diagnosis\n01,sub-01/a.nii,../secret/b.nii,c\n02,a.nii,n/a,c\n"
+    (problem,) = refuse(tmp_path, content, bids_root=dataset)
+    assert (problem.row, problem.column, problem.code) == (2, "mask_path", "outside")
+
+
+def test_absolute_paths_and_links_within_the_bids_root_are_the_authors_own(tmp_path, dataset):
+    paths = ["linked.nii", str(tmp_path / "secret" / "b.nii"), "sub-01/../sub-01/a.nii"]
+    rows = "".join(f"{i},{path},c,30,F\n" for i, path in enumerate(paths))
+    (tmp_path / "alias").symlink_to(dataset)
+    for root in (dataset, tmp_path / "alias"):
+        manifest = read(tmp_path, HEADER + rows, bids_root=root)
+        found = [str(dataset / "linked.nii"), paths[1], str(dataset / "sub-01" / "a.nii")]
+        assert manifest["image_path"].tolist() == found
+        # What is written with the same folder can be read with it.
+        again = read_manifest(write_manifest(manifest, tmp_path / "again.tsv", bids_root=root), bids_root=root)
+        assert again["image_path"].tolist() == found
+
+
+def test_a_recipes_bids_root_is_not_left_either(tmp_path, dataset):
+    save(tmp_path, HEADER + "01,../secret/b.nii,control,30,F\n02,~/c.nii,patient,30,F\n")
+    recipe = save(tmp_path, "cohort: {manifest: manifest.csv, bids_root: study}\n", "recipe.yaml")
+    with pytest.raises(ManifestError) as error:
+        run_recipe(recipe, tmp_path / "run")
+    assert [(p.row, p.code) for p in error.value.problems] == [(2, "outside"), (3, "outside")]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sepclr_med.cohort.cells import convert_cells, count_values
+from sepclr_med.cohort.cells import convert_cells, count_values, locate
 from sepclr_med.cohort.columns import PATHS, REQUIRED, find_absent_columns, read_dictionary, recognise_columns
 from sepclr_med.cohort.control_names import suggest_groups
 from sepclr_med.cohort.rows import KEY, check_rows
@@ -35,7 +35,7 @@ def read_manifest(
     path : path
         CSV or TSV; the separator follows the extension, then the header. UTF-8 with or without byte order mark.
     bids_root : path or None, default=None
-        Folder that image paths are relative to; none means the folder of ``path``.
+        Folder that image paths are relative to, and that no relative path leaves; none means the folder of ``path``.
     missing_codes : sequence of float or str, default=()
         Values that mean missing in this table, such as -9. Without, they are kept and a warning says so.
     required : sequence of str, default=("participant_id", "image_path", "diagnosis")
@@ -75,6 +75,7 @@ def read_manifest(
     problems += found + check_rows(manifest, str(path))
     base, found = _find_base(path, bids_root)
     problems += found
+    problems += [] if bids_root is None else _find_leaving(manifest, base, str(path))
     raise_errors(str(path), _with_misspelt(problems))
     for column in manifest.columns.intersection(PATHS):
         manifest[column] = [
@@ -108,7 +109,8 @@ def write_manifest(manifest: pd.DataFrame, path: str | Path, bids_root: str | Pa
     path : path
         ``.tsv`` or ``.csv``.
     bids_root : path or None, default=None
-        Folder that the written image paths are relative to; none means the folder of ``path``.
+        Folder that the written image paths are relative to; those of images outside it are absolute. None means the
+        folder of ``path``, which paths may leave.
 
     Returns
     -------
@@ -138,7 +140,10 @@ def write_manifest(manifest: pd.DataFrame, path: str | Path, bids_root: str | Pa
         raise ManifestError(f"{path}: nothing was written", [wrong])
     base = os.path.realpath(bids_root if bids_root is not None else path.parent)
     relative = {
-        column: [relative_path(name, base) if isinstance(name, str) else name for name in manifest[column].tolist()]
+        column: [
+            _name_from(name, base, bids_root is not None) if isinstance(name, str) else name
+            for name in manifest[column].tolist()
+        ]
         for column in manifest.columns.intersection(PATHS)
     }
     text = _format(manifest.assign(**relative), separator)
@@ -251,6 +256,29 @@ def _find_base(path: Path, bids_root: str | Path | None) -> tuple[str, list[Prob
     return os.path.realpath(bids_root), [] if Path(bids_root).is_dir() else [absent]
 
 
+def _find_leaving(manifest: pd.DataFrame, base: str, file: str) -> list[Problem]:
+    """Return an error for every relative path that leaves the folder it is relative to."""
+    ids = manifest.get("participant_id", pd.Series(index=manifest.index, dtype=object))
+    problems = []
+    for column in manifest.columns.intersection(PATHS):
+        names = manifest[column].dropna().astype(str)
+        leaving = names[[not _stays(name, base) for name in names]]
+        problem = Problem(
+            "a relative path leaves the folder of --bids-root",
+            file=file,
+            column=column,
+            allowed=f"a path within {base}, or an absolute one",
+            fix="correct it, write it from / on, or give a folder that holds all images as --bids-root",
+            code="outside",
+        )
+        problems += locate(problem, leaving, ids) if len(leaving) else []
+    return problems
+
+
+def _stays(image: str, base: str) -> bool:
+    return os.path.isabs(forward(image)) or Path(_absolute(image, base)).is_relative_to(base)
+
+
 def _absolute(image: str, base: str) -> str:
     image = forward(image)
     return os.path.normpath(os.path.join(base, os.path.expanduser(image) if image.startswith("~") else image))
@@ -279,6 +307,11 @@ def relative_path(path: str, base: str) -> str:
         return Path(os.path.relpath(path, base)).as_posix()
     except ValueError:  # another drive on Windows: there is no relative path
         return Path(path).as_posix()
+
+
+def _name_from(path: str, base: str, within: bool) -> str:
+    relative = relative_path(path, base)
+    return Path(os.path.abspath(path)).as_posix() if within and relative.startswith("../") else relative
 
 
 def _format(manifest: pd.DataFrame, separator: str) -> str:
