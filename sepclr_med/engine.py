@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -187,15 +188,16 @@ def bfloat16_gradient_error(seed: int = 0) -> float:
     volumes = torch.randn(4, 1, 24, 32, 24)
     torch.set_rng_state(state)
     gradients = []
-    for enabled in (False, True):
+    # Some CPUs give wrong gradients now and then only.
+    for enabled in (False, True, True, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             found = network(volumes)
         network.zero_grad()
         (found.common_head.square().sum(dim=0).std() + found.salient_head.square().mean()).backward()
         gradients.append(torch.cat([p.grad.flatten().float() for p in network.parameters()]))
-    exact, rounded = gradients
-    error = float((rounded - exact).norm() / exact.norm())
-    return error if torch.isfinite(rounded).all() else float("inf")
+    exact, *rounded = gradients
+    errors = [float((each - exact).norm() / exact.norm()) for each in rounded]
+    return max(error if math.isfinite(error) else math.inf for error in errors)
 
 
 def _choose_precision(training: TrainingConfig) -> str:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from sepclr_med import embed, epochs, fit, load_config, read_manifest, simulate, training
+from sepclr_med import embed, engine, epochs, fit, load_config, read_manifest, simulate, training
 from sepclr_med.checkpoint import load_checkpoint, network_weights
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.engine import LARGEST_BFLOAT16_ERROR, bfloat16_gradient_error, process_grid, start_processes
@@ -330,9 +330,13 @@ def test_told_to_stop_while_preprocessing_it_stops_at_once_and_loses_nothing(coh
     assert fit(manifest, config, tmp_path / "run") == tmp_path / "run"
 
 
-def test_bfloat16_on_a_cpu_is_taken_only_when_its_gradients_are_right():
+@pytest.mark.parametrize("seen", ["here", "right", "wrong"])
+def test_bfloat16_on_a_cpu_is_taken_only_when_its_gradients_are_right(monkeypatch, seen):
     wanted = TrainingConfig(precision="bf16-mixed", accelerator="cpu")
-    if bfloat16_gradient_error() < LARGEST_BFLOAT16_ERROR:
+    # Measured once: on some CPUs another time gives another answer.
+    error = bfloat16_gradient_error() if seen == "here" else {"right": 0.01, "wrong": float("inf")}[seen]
+    monkeypatch.setattr(engine, "bfloat16_gradient_error", lambda seed: error)
+    if error < LARGEST_BFLOAT16_ERROR:
         assert start_processes(wanted)._precision.precision == "bf16-mixed"
     else:
         with pytest.raises(UserError, match="bf16-mixed gives wrong gradients on this CPU"):
