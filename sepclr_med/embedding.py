@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from sepclr_med.erasing import erase
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.inference import represent
 from sepclr_med.methods.covariates import embed_table
+from sepclr_med.occupancy import alone_in
 from sepclr_med.progress import report_progress
 from sepclr_med.provenance import record_step
 from sepclr_med.rendering import load_rendering
@@ -88,7 +90,7 @@ def embed(
     ------
     RunError
         When the run has no finished training or the output cannot be written, or images of a manifest would take the
-        place of the run's own embeddings.
+        place of the run's own embeddings; when those are written and another process works in the run folder.
     VolumeError
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     """
@@ -134,24 +136,26 @@ def embed_at_sites(
     run, config, facts = trained.run, trained.config, trained.facts
     own = manifest is None
     manifest = read_manifest(run.manifest) if own else manifest
-    cached = _cache(trained, manifest, cache_dir)
-    kept = np.flatnonzero(cached.rows >= 0)
-    tables = _embed_tables(trained, manifest, cached, kept, batch_size, site_effects)
-    moved = kept[manifest[SITE].astype(str).isin(list(site_effects)).to_numpy()[kept]] if site_effects else kept[:0]
-    n_groups = max((effect.n_groups for effect in site_effects.values()), default=0) if moved.size else 0
-    shifted = [
-        _embed_tables(trained, manifest, cached, moved, batch_size, site_effects, number)["salient"]
-        for number in range(n_groups)
-    ]
-    written = describe_model(config, trained.which, facts["epoch"])
-    told = [str(problem) for problem in cached.problems]
-    counts = {"n_rows": int(kept.size), "checkpoint": trained.which, "own_cohort": own, "image_problems": told}
-    counts["processes"] = trained.fabric.world_size
+    with ExitStack() as held:
+        on_first_process(trained.fabric, lambda: held.enter_context(alone_with_own(run, folder)))
+        cached = _cache(trained, manifest, cache_dir)
+        kept = np.flatnonzero(cached.rows >= 0)
+        tables = _embed_tables(trained, manifest, cached, kept, batch_size, site_effects)
+        moved = kept[manifest[SITE].astype(str).isin(list(site_effects)).to_numpy()[kept]] if site_effects else kept[:0]
+        n_groups = max((effect.n_groups for effect in site_effects.values()), default=0) if moved.size else 0
+        shifted = [
+            _embed_tables(trained, manifest, cached, moved, batch_size, site_effects, number)["salient"]
+            for number in range(n_groups)
+        ]
+        written = describe_model(config, trained.which, facts["epoch"])
+        told = [str(problem) for problem in cached.problems]
+        counts = {"n_rows": int(kept.size), "checkpoint": trained.which, "own_cohort": own, "image_problems": told}
+        counts["processes"] = trained.fabric.world_size
 
-    def write() -> None:
-        _write(tables, folder, written, run, started, counts)
+        def write() -> None:
+            _write(tables, folder, written, run, started, counts)
 
-    on_first_process(trained.fabric, write)
+        on_first_process(trained.fabric, write)
     return {space: table for space, table in tables.items() if space != IMAGE}, shifted
 
 
@@ -167,6 +171,11 @@ def place_embeddings(run: RunDir, manifest: pd.DataFrame | None, output_dir: str
     if manifest is not None and folder.resolve() == run.embeddings.resolve():
         raise RunError(f"{folder}: is for the run's own cohort; name another folder for these images (-o)")
     return folder
+
+
+def alone_with_own(run: RunDir, folder: Path) -> AbstractContextManager[None]:
+    """Be alone in the run folder while the run's own embeddings are written; those of other images disturb nobody."""
+    return alone_in(run.path) if folder.resolve() == run.embeddings.resolve() else nullcontext()
 
 
 def _cache(trained: Trained, manifest: pd.DataFrame, cache_dir: str | Path | None) -> CachedVolumes:

@@ -18,7 +18,13 @@ from sepclr_med.cohort.crossfolds import Job, read_plan
 from sepclr_med.cohort.embeddings import SPACES, factor_columns, read_embeddings, write_embeddings, write_spread
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.crossfitting import is_done
-from sepclr_med.embedding import embed, embed_at_sites, embeddings_are_current, place_embeddings
+from sepclr_med.embedding import (
+    alone_with_own,
+    embed,
+    embed_at_sites,
+    embeddings_are_current,
+    place_embeddings,
+)
 from sepclr_med.errors import RunError
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_json
@@ -58,9 +64,11 @@ def embed_cross_fitted(
     Raises
     ------
     RunError
-        When a fold has no finished model.
+        When a fold has no finished model; when another process works in the run folder, and its own cohort is embedded.
     """
-    return embed_cross_fitted_at_sites(run_dir, manifest, output_dir, {})[0]
+    run = RunDir(run_dir)
+    with alone_with_own(run, place_embeddings(run, manifest, output_dir)):
+        return embed_cross_fitted_at_sites(run_dir, manifest, output_dir, {})[0]
 
 
 def embed_cross_fitted_at_sites(

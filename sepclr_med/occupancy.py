@@ -1,34 +1,35 @@
-"""One worker to a run folder: a second process that would write there is refused, with the name of the first."""
+"""One process to a run folder: a second that would write there is refused, with the name of the first."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from filelock import FileLock, Timeout
 
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import describe_refusal, read_json, write_json
+from sepclr_med.rundir import RunDir, describe_refusal, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 LOCK, WHO = ".lock", ".working.json"
-LENT = "SEPCLR_MED_WORKING_IN"
-_held: set[str] = set()
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 @contextmanager
 def working_in(folder: str | Path) -> Iterator[None]:
     """Be the only process that works in a run folder, which is made if need be.
 
-    The lock is the operating system's: it ends with the process, however that ends, and nothing has to be cleared
-    away. A folder that was made for it and in which nothing was written is gone afterwards. Whoever works there
-    already may do so again, and so may a process that it was lent to.
+    Within it the same may be asked again: a command holds the folder for all its steps. The lock is the operating
+    system's: it ends with the process, however that ends, and nothing has to be cleared away. A folder that was made
+    for it and in which nothing was written is gone afterwards.
 
     Parameters
     ----------
@@ -46,14 +47,14 @@ def working_in(folder: str | Path) -> Iterator[None]:
     ...     sorted(path.name for path in Path(folder).iterdir())
     ['.lock', '.working.json']
     """
-    folder, place = Path(folder), os.path.realpath(folder)
-    if place in _held or place == os.environ.get(LENT):
-        yield
-        return
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file, not a folder; choose another run folder")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
+    if lock.is_locked:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -71,10 +72,8 @@ def working_in(folder: str | Path) -> Iterator[None]:
     who = {"process": os.getpid(), "machine": platform.node(), "since": datetime.now(timezone.utc).isoformat()}
     try:
         write_json(folder / WHO, who)
-        _held.add(place)
         yield
     finally:
-        _held.discard(place)
         # In a folder that can no longer be written, what went wrong in the block is what is to be said.
         with suppress(OSError):
             (folder / WHO).unlink(missing_ok=True)
@@ -85,15 +84,51 @@ def working_in(folder: str | Path) -> Iterator[None]:
         lock.release()
 
 
-def lend(folder: str | Path) -> dict[str, str]:
-    """Return the environment of a process that may work in a folder in which this one works.
+def alone_in(run_dir: str | Path) -> AbstractContextManager[None]:
+    """Be the only process that works in a run folder that is there; in any other folder nothing is made or written.
+
+    Parameters
+    ----------
+    run_dir : path
+
+    Raises
+    ------
+    RunError
+        As for :func:`working_in`.
 
     Examples
     --------
-    >>> lend("/")["SEPCLR_MED_WORKING_IN"]
-    '/'
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder, alone_in(folder):
+    ...     list(Path(folder).iterdir())
+    []
     """
-    return {**os.environ, LENT: os.path.realpath(folder)}
+    is_run = RunDir(run_dir).config.is_file() or (Path(run_dir) / LOCK).exists()
+    return working_in(run_dir) if is_run else nullcontext()
+
+
+def alone(verb: Verb) -> Verb:
+    """Let what writes into the run folder that is its first argument be the only process there.
+
+    Parameters
+    ----------
+    verb : callable
+
+    Examples
+    --------
+    >>> @alone
+    ... def name(run_dir):
+    ...     return f"nobody else is in {run_dir}"
+    >>> name("runs/demo")
+    'nobody else is in runs/demo'
+    """
+
+    @wraps(verb)
+    def held(run_dir: str | Path, *args: Any, **choices: Any) -> Any:
+        with alone_in(run_dir):
+            return verb(run_dir, *args, **choices)
+
+    return cast(Verb, held)
 
 
 def _describe_worker(folder: Path) -> str:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from sepclr_med.errors import (
     UserError,
     did_you_mean,
 )
-from sepclr_med.occupancy import lend, working_in
+from sepclr_med.occupancy import alone, working_in
 from sepclr_med.report.render import report
 from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json, write_table, write_text
 from sepclr_med.runs import note_seal, read_config, refuse_strangers, require_sealed
@@ -77,19 +78,28 @@ def run_recipe(
     ManifestError
         When the check finds what must be mended first.
     ConfigError, VolumeError, RunError
-        As for the single steps.
+        As for the single steps; when another process works in the run folder.
     """
     config = load_config(recipe, overrides)
     run = RunDir(run_dir)
     refuse_strangers(run)
-    _several_processes(config)
-    with working_in(run.path):
-        return _run_steps(config, recipe, run, overwrite, say)
+    several = _several_processes(config)
+    with ExitStack() as held:
+        held.enter_context(working_in(run.path))
+        manifest = _take_cohort(config, recipe, run, say)
+        say(f"fit: {config.training.epochs} epochs of {config.network.called}")
+        if several:
+            _fit_apart(manifest, config, run, overwrite, held)
+        else:
+            fit(manifest, config, run.path, overwrite)
+        if not embeddings_are_current(run.path):
+            say("embed")
+            embed(run.path)
+        return interpret(run.path, say)
 
 
-def _run_steps(
-    config: Config, recipe: str | Path, run: RunDir, overwrite: bool, say: Callable[[str], None]
-) -> pd.DataFrame:
+def _take_cohort(config: Config, recipe: str | Path, run: RunDir, say: Callable[[str], None]) -> pd.DataFrame:
+    """Return the recipe's cohort, checked and divided."""
     say("cohort")
     manifest = find_cohort(config.cohort, recipe, run)
     require_named_columns(manifest, config, str(recipe))
@@ -106,17 +116,10 @@ def _run_steps(
     manifest = split_cohort(manifest, config.cohort)
     counts = ", ".join(f"{n} {split}" for split, n in manifest["split"].value_counts().items())
     say(f"split: {counts}")
-    say(f"fit: {config.training.epochs} epochs of {config.network.called}")
-    if _several_processes(config):
-        _fit_apart(manifest, config, run, overwrite)
-    else:
-        fit(manifest, config, run.path, overwrite)
-    if not embeddings_are_current(run.path):
-        say("embed")
-        embed(run.path)
-    return interpret(run.path, say)
+    return manifest
 
 
+@alone
 def interpret(run_dir: str | Path, say: Callable[[str], None] = lambda _: None) -> pd.DataFrame:
     """Evaluate, link, explain and report an embedded run, each step only when what it rests on has changed.
 
@@ -210,17 +213,20 @@ def _several_processes(config: Config) -> bool:
     return n > 1
 
 
-def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: bool) -> None:
+def _fit_apart(manifest: pd.DataFrame, config: Config, run: RunDir, overwrite: bool, held: ExitStack) -> None:
     """Train in a program of its own: it starts its processes by starting itself again."""
     require_sealed(manifest)
     table = write_manifest(manifest, run.path / "cohort" / "manifest_split.tsv")
     recipe = write_text(run.path / "cohort" / "training.yaml", dump_config(config))
     command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run.path), "--config", str(recipe)]
-    code = subprocess.run([*command, *(["--overwrite"] if overwrite else [])], env=lend(run.path)).returncode
+    # It may outlive this program, so it holds the folder itself.
+    held.close()
+    code = subprocess.run([*command, *(["--overwrite"] if overwrite else [])]).returncode
     if code == PreemptedError.exit_code:
         raise PreemptedError(f"{run.path}: training was told to stop; the same command goes on from there")
     if code:
         raise RunError(f"{run.path}: training in {config.training.devices} processes failed, as said above")
+    held.enter_context(working_in(run.path))
     # The manifest it was given is a copy, without the ledger.
     note_seal(run, manifest)
 

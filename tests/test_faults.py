@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,15 +16,20 @@ import pandas as pd
 import psutil
 import pytest
 
-from sepclr_med import embed, fit, load_config, read_manifest, simulate
+from sepclr_med import embed, explain, fit, load_config, read_manifest, simulate
+from sepclr_med.analysis.evaluation import evaluate_run
+from sepclr_med.analysis.linking import link_run
 from sepclr_med.checkpoint import load_checkpoint
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.cohort.manifest import write_manifest
 from sepclr_med.errors import RunError
 from sepclr_med.methods.sepclr import SepCLRObjective
 from sepclr_med.occupancy import WHO, working_in
+from sepclr_med.pipeline import interpret, run_recipe
 from sepclr_med.provenance import record_step
+from sepclr_med.report.render import report
 from sepclr_med.rundir import RunDir
+from sepclr_med.standing import find_standing
 
 SETTINGS = [
     "volumes.spacing=12",
@@ -161,6 +167,96 @@ def test_a_process_that_ended_without_a_word_is_told_of_by_the_next(tmp_path, ca
         pass
     assert f"process {os.getpid()}" in caplog.text
     assert "memory ran out" in caplog.text
+
+
+HOLD = """
+import sys
+from sepclr_med.occupancy import working_in
+with working_in(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.communicate("", timeout=60)
+
+
+def files_of(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+
+
+def test_whatever_writes_into_a_run_folder_is_refused_while_another_process_works_there(cohort, copy, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"cohort: {{manifest: {cohort}}}\n")
+    verbs = [evaluate_run, link_run, explain, report, interpret, embed, lambda run: run_recipe(recipe, run, SETTINGS)]
+    with held_by_another(copy) as process:
+        before = files_of(copy)
+        for verb in verbs:
+            with pytest.raises(RunError, match=rf"process {process.pid} on .* is working there; wait for it, or stop"):
+                verb(copy)
+        assert files_of(copy) == before
+        # What only reads the run goes on, also for several at a time.
+        assert find_standing(copy).facts
+        assert len(embed(copy, read_manifest(cohort).iloc[:2], tmp_path / "elsewhere")["salient"]) == 2
+    assert report(copy).is_file()
+
+
+def test_of_two_commands_on_one_run_the_second_is_refused_and_the_first_ends_well(copy):
+    with start("link", copy, "--permutations", 20000, "--parts", "none", "--over", "all") as first:
+        while first.poll() is None and not (copy / WHO).is_file():
+            time.sleep(0.02)
+        with suspended(first), start("link", copy, "--permutations", 99) as second:
+            _, said = second.communicate(timeout=100)
+        assert second.returncode == 1
+        assert f"process {first.pid} on" in said
+        assert "Traceback" not in said
+        _, said = first.communicate(timeout=100)
+    assert first.returncode == 0, said
+    assert json.loads((copy / "analysis" / "link.json").read_text())["settings"]["n_permutations"] == 20000
+
+
+@contextmanager
+def suspended(process):
+    """Keep a process from ending before another was refused because of it."""
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def test_run_holds_its_folder_for_all_its_steps(cohort, tmp_path):
+    recipe, run, refused = tmp_path / "recipe.yaml", tmp_path / "run", []
+    recipe.write_text(f"cohort: {{manifest: {cohort}}}\nevaluation: {{explain: 0, n_permutations: 99}}\n")
+
+    def say(text):
+        other = subprocess.run(
+            [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        refused.append((text.split(":")[0].split(" ->")[0].strip(), f"process {os.getpid()} on" in other.stderr))
+
+    run_recipe(recipe, run, SETTINGS, say=say)
+    steps = ("cohort", "check", "split", "fit", "embed", "evaluate", "link")
+    assert [(step, True) for step in steps] == [entry for entry in refused if entry[0] in steps]
+    assert not (run / WHO).exists()
+
+
+def test_asked_for_what_is_no_run_nothing_is_left_in_the_folder(tmp_path):
+    (tmp_path / "study").mkdir()
+    for verb in (evaluate_run, link_run, explain, report, embed):
+        with pytest.raises(RunError):
+            verb(tmp_path / "study")
+        with pytest.raises(RunError):
+            verb(tmp_path / "nowhere")
+    assert [path.name for path in tmp_path.rglob("*")] == ["study"]
 
 
 def start(*words, **options):

@@ -15,6 +15,7 @@ from sepclr_med.analysis.separation import evaluate
 from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import read_any_embeddings, read_embeddings
 from sepclr_med.cohort.manifest import read_manifest
+from sepclr_med.occupancy import alone
 from sepclr_med.opening import guard_files, guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
@@ -23,6 +24,7 @@ from sepclr_med.runs import read_config
 N_PERMUTATIONS = 1000
 
 
+@alone
 def evaluate_run(
     run_dir: str | Path,
     variables: Sequence[str] | None = None,

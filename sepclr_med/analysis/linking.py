@@ -26,6 +26,7 @@ from sepclr_med.cohort.ledger import HYPOTHESES, read_hypotheses
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.cohort.named_columns import list_columns
 from sepclr_med.errors import ConfigError, Problem
+from sepclr_med.occupancy import alone
 from sepclr_med.opening import guard_files, guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, read_json, write_json, write_table
@@ -35,6 +36,7 @@ TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stab
 ONE_TRAINING = "One training: whether these factors are found again is not known; `fit --folds 5 --seeds 3` says."
 
 
+@alone
 def link_run(
     run_dir: str | Path, hypotheses: str | Path | None = None, open_test: str | None = None, **choices: Any
 ) -> Linkage:

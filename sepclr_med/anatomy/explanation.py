@@ -20,6 +20,7 @@ from sepclr_med.anatomy.sample import choose_covariates, choose_sample
 from sepclr_med.anatomy.tables import read_atlas
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.errors import UserError
+from sepclr_med.occupancy import alone
 from sepclr_med.opening import guard_test
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir
@@ -39,6 +40,7 @@ SEVERAL = (
 logger = logging.getLogger(__name__)
 
 
+@alone
 def explain(
     run_dir: str | Path,
     factors: Sequence[str] | None = None,

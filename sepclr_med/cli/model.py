@@ -116,13 +116,15 @@ def fit(
         raise ConfigError("fit: whom should models leave out?", [said])
     if folds or leave_site_out:
         from sepclr_med.crossfitting import cross_fit, job_command, plan_cross_fit, preprocess_images
+        from sepclr_med.occupancy import working_in
         from sepclr_med.rundir import RunDir
 
         how = {"n_folds": folds, "n_seeds": seeds or 3, "overwrite": overwrite}
         table = read_manifest(manifest, bids_root)
         if plan_only:
-            planned = plan_cross_fit(table, settings, run_dir, **how)
-            preprocess_images(run_dir, settings)
+            with working_in(run_dir):
+                planned = plan_cross_fit(table, settings, run_dir, **how)
+                preprocess_images(run_dir, settings)
             for job in planned:
                 print(shlex.join(["sepclr-med", *job_command(RunDir(run_dir), job)]))
             return

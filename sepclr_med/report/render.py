@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from sepclr_med import __version__
 from sepclr_med.cohort.embeddings import factor_columns
+from sepclr_med.occupancy import alone_in
 from sepclr_med.report.brief import say_bottom_line
 from sepclr_med.report.collect import collect_run, texts
 from sepclr_med.report.methods import describe_methods
@@ -60,7 +61,7 @@ def report(run_dir: str | Path, output: str | Path | None = None) -> Path:
     Raises
     ------
     RunError
-        When the folder does not exist, holds nothing, or cannot be written.
+        When the folder does not exist, holds nothing, or cannot be written, or another process works in it.
 
     Examples
     --------
@@ -72,11 +73,12 @@ def report(run_dir: str | Path, output: str | Path | None = None) -> Path:
     True
     """
     run = RunDir(run_dir)
-    data = collect_run(run.path)
-    written = write_participants(data, run.path / "analysis")
-    data["files"] += [path.relative_to(run.path).as_posix() for path in written]
-    page = render_page(describe_run(data))
-    return write_text(Path(output) if output is not None else run.path / "report.html", page)
+    with alone_in(run.path):
+        data = collect_run(run.path)
+        written = write_participants(data, run.path / "analysis")
+        data["files"] += [path.relative_to(run.path).as_posix() for path in written]
+        page = render_page(describe_run(data))
+        return write_text(Path(output) if output is not None else run.path / "report.html", page)
 
 
 def describe_run(data: dict[str, Any]) -> dict[str, Any]:
