@@ -69,8 +69,7 @@ def main() -> None:
 
 
 def _fit_and_probe(cohort: pd.DataFrame, config: Config, run: Path, variant: str | None = None) -> pd.DataFrame:
-    training = cohort[cohort["split"] == "train"].reset_index(drop=True)
-    with in_force(variant, training, config.training.epochs, config.training.batch_size):
+    with in_force(variant, cohort, config.training.epochs, config.training.batch_size):
         fit(cohort, config, run)
         embed(run)
     return probe(read_embeddings(run / "embeddings"), cohort)

@@ -11,7 +11,13 @@ An arm of ``arms.yaml`` names one with ``variant=NAME`` among its settings. Resu
 ``site_batches``
     every batch is of one site;
 ``matched_batches``
-    every patient of a batch is joined by the control of the same site and sex that is nearest in age.
+    every patient of a batch is joined by the control of the same site and sex that is nearest in age;
+``matched_negatives``
+    such batches, and the salient head of every patient repels that of the control who joined it;
+``matched_reference``
+    instead of deviations from a normative model the salient encoder sees what differs from the mean of the
+    ``NEIGHBOURS`` training controls of the same site and sex that are nearest in age, never the participant's own.
+    For arms with ``method.salient_input=deviation``, whose second channel it replaces;
 ``shifted_views``
     the salient encoder sees plain images, each view of them as if of another age, sex and site: moved along the
     normative reference's effects by the difference between two people drawn at random. For arms with
@@ -40,6 +46,7 @@ from sepclr_med.volumes.views import apply_views, draw_parameters
 WEIGHT = 10.0
 # Years: a control of another site or sex is farther away than any age.
 FAR = 1000.0
+NEIGHBOURS = 5
 
 
 class Reader(Critic):
@@ -108,6 +115,21 @@ class LateObjective(SepCLRObjective):
         return terms._replace(total=terms.total - missing * held)
 
 
+class MatchedNegativesObjective(SepCLRObjective):
+    """SepCLR whose patients repel, in the salient space, the control that was matched with each."""
+
+    def forward(self, views: list[Tensor], is_target: Tensor, labels: Tensor) -> Terms:
+        terms, tau = super().forward(views, is_target, labels), self.method.temperature
+        if not torch.is_grad_enabled():
+            # Validation batches are not matched.
+            return terms
+        heads = [view[:, self.salient_columns].float() for view in views]
+        # Rows of a matched batch: controls, then patients in the order of their controls.
+        apart = torch.stack([(head[is_target] - head[~is_target]).square().sum(dim=1) for head in heads])
+        repelled = torch.logsumexp(-apart.flatten() / (2 * tau), 0) - np.log(apart.numel())
+        return terms._replace(total=terms.total + WEIGHT * repelled)
+
+
 def draw_site_batches(rows: pd.DataFrame) -> Callable[..., list[np.ndarray]]:
     """Return a way to draw batches of one site each."""
     sites = [np.flatnonzero(rows["site"] == site) for site in sorted(set(rows["site"]))]
@@ -123,7 +145,7 @@ def draw_site_batches(rows: pd.DataFrame) -> Callable[..., list[np.ndarray]]:
 
 def draw_matched_batches(rows: pd.DataFrame) -> Callable[..., list[np.ndarray]]:
     """Return a way to draw batches whose controls match the patients one by one."""
-    age, sex, site = (rows[name].to_numpy() for name in ("age", "sex", "site"))
+    apart = distances_apart(rows)
 
     def draw(is_target: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
         batches = draw_batches(is_target, batch_size, seed, epoch)
@@ -131,12 +153,40 @@ def draw_matched_batches(rows: pd.DataFrame) -> Callable[..., list[np.ndarray]]:
             return batches
         controls, matched = np.flatnonzero(~is_target), []
         for ill in (batch[is_target[batch]] for batch in batches):
-            apart = np.abs(age[ill, None] - age[controls])
-            apart = apart + FAR * (sex[ill, None] != sex[controls]) + FAR * (site[ill, None] != site[controls])
-            matched.append(np.concatenate([controls[linear_sum_assignment(apart)[1]], ill]))
+            matched.append(np.concatenate([controls[linear_sum_assignment(apart[np.ix_(ill, controls)])[1]], ill]))
         return matched
 
     return draw
+
+
+def distances_apart(rows: pd.DataFrame) -> np.ndarray:
+    """Return how unlike any two rows are: years of age, and more than any of these when of another sex or site."""
+    age, sex, site = (rows[name].to_numpy() for name in ("age", "sex", "site"))
+    return np.abs(age[:, None] - age) + FAR * (sex[:, None] != sex) + FAR * (site[:, None] != site)
+
+
+def find_neighbours(cohort: pd.DataFrame) -> np.ndarray:
+    """Return for every row the rows of the training controls that are most like it, never its own."""
+    is_control = (cohort["split"] == "train") & (cohort["diagnosis"] == "control")
+    controls = np.flatnonzero(is_control)
+    apart = distances_apart(cohort)[:, controls]
+    ids = cohort["participant_id"].to_numpy()
+    apart[ids[:, None] == ids[controls]] = np.inf
+    return controls[np.argsort(apart, axis=1, kind="stable")[:, :NEIGHBOURS]]
+
+
+def subtract_neighbours(cohort: pd.DataFrame) -> Callable[[VolumeReader, Tensor, np.ndarray], Tensor]:
+    """Return what a reader gives out instead: standardised images, and behind them what differs from the neighbours."""
+    neighbours = find_neighbours(cohort)
+
+    def finish(reader: VolumeReader, volumes: Tensor, rows: np.ndarray) -> Tensor:
+        plain = reader.standardisation(volumes.float())
+        if not reader.rendering:
+            return plain
+        alike = torch.stack([reader.standardisation(reader.raw(others)) for others in neighbours[rows].T]).mean(dim=0)
+        return torch.cat([plain, plain - alike], dim=1)
+
+    return finish
 
 
 def repeat_plain(reader: VolumeReader, volumes: Tensor, rows: np.ndarray) -> Tensor:
@@ -166,21 +216,29 @@ OBJECTIVES = {
     "adversary": AdversarialObjective,
     "conditional_uniformity": ConditionalObjective,
     "late_independence": LateObjective,
+    "matched_negatives": MatchedNegativesObjective,
 }
-BATCHES = {"site_batches": draw_site_batches, "matched_batches": draw_matched_batches}
+BATCHES = {
+    "site_batches": draw_site_batches,
+    "matched_batches": draw_matched_batches,
+    "matched_negatives": draw_matched_batches,
+}
 
 
 @contextmanager
-def in_force(name: str | None, rows: pd.DataFrame, epochs: int, batch_size: int) -> Iterator[None]:
-    """Let ``fit`` and ``embed`` use a variant for training rows ``rows``."""
+def in_force(name: str | None, cohort: pd.DataFrame, epochs: int, batch_size: int) -> Iterator[None]:
+    """Let ``fit`` and ``embed`` use a variant for a cohort whose rows with the split ``train`` train."""
+    rows = cohort[cohort["split"] == "train"].reset_index(drop=True)
     with ExitStack() as stack:
         if name in OBJECTIVES:
             stack.enter_context(patch("sepclr_med.methods.sepclr.SepCLRObjective", OBJECTIVES[name]))
             is_target = (rows["diagnosis"] == "patient").to_numpy()
             LateObjective.n_steps = epochs * len(draw_batches(is_target, batch_size, 0, 0))
-        elif name == "shifted_views":
+        if name in BATCHES:
+            stack.enter_context(patch("sepclr_med.epochs.draw_batches", BATCHES[name](rows)))
+        if name == "shifted_views":
             stack.enter_context(patch.object(VolumeReader, "finish", repeat_plain))
             stack.enter_context(patch.object(Tools, "render", render_shifted))
-        elif name:
-            stack.enter_context(patch("sepclr_med.epochs.draw_batches", BATCHES[name](rows)))
+        if name == "matched_reference":
+            stack.enter_context(patch.object(VolumeReader, "finish", subtract_neighbours(cohort)))
         yield
