@@ -184,6 +184,16 @@ def test_the_test_rows_have_no_part_in_training(trained, cohort, config, tmp_pat
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_the_diagnosis_of_held_out_participants_changes_nothing_of_their_embeddings(trained, cohort, tmp_path):
+    manifest = read_manifest(cohort)
+    is_test = manifest["split"] == "test"
+    other = manifest["diagnosis"].map({"patient": "control", "control": "patient"})
+    exchanged = manifest.assign(diagnosis=manifest["diagnosis"].where(~is_test, other))
+    found = embed(trained, exchanged, tmp_path / "exchanged")
+    for space, ours in embed(trained, manifest, tmp_path / "as_they_are").items():
+        np.testing.assert_array_equal(ours[factor_columns(ours)], found[space][factor_columns(ours)])
+
+
 def test_another_configuration_or_manifest_is_refused_with_the_difference(trained, cohort):
     manifest = read_manifest(cohort)
     with pytest.raises(RunError, match=r"training\.learning_rate: 0\.001 -> 0\.01"):
