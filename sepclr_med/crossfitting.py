@@ -33,7 +33,7 @@ from sepclr_med.methods import needs_reference, salient_share
 from sepclr_med.occupancy import working_in
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_json, write_text
-from sepclr_med.runs import cache_folder, open_run, read_config, require_sealed
+from sepclr_med.runs import cache_folder, note_cross_fit, note_seal, open_run, read_config, require_sealed
 from sepclr_med.training import is_finished, require_same_images
 from sepclr_med.volumes.cache import cache_volumes
 
@@ -54,7 +54,7 @@ def plan_cross_fit(
     Parameters
     ----------
     manifest : DataFrame
-        ``test`` rows take no part. Folds it has are kept.
+        ``test`` rows take no part. Folds it has are kept. Its ledger, if there is one, says when it began.
     config : Config
     run_dir : path
     n_folds : int or None, default=5
@@ -72,17 +72,17 @@ def plan_cross_fit(
     ConfigError, ManifestError
         When the cohort cannot be divided so, or a site left out could not be embedded.
     RunError
-        When the folder holds something else.
+        When the folder holds something else, or the ledger cannot be written.
     """
     _require_unseen_sites_can_be_rendered(manifest, config, n_folds)
     require_sealed(manifest)
-    manifest = manifest.copy()
+    cohort = manifest.copy()
     # The rows of a cross-fit are those that are not sealed.
-    manifest.attrs.pop("ledger", None)
+    cohort.attrs.pop("ledger", None)
     if n_folds is None:
-        rows = assign_site_folds(manifest)
+        rows = assign_site_folds(cohort)
     else:
-        rows = assign_crossfolds(manifest, n_folds, list(config.cohort.split.stratify), config.cohort.split.seed)
+        rows = assign_crossfolds(cohort, n_folds, list(config.cohort.split.stratify), config.cohort.split.seed)
     folds = sorted(rows["fold"].astype(str).unique())
     if len(folds) < FEWEST_FOLDS:
         fix = "--folds 5" if n_folds is not None else "--folds N divides participants instead of sites"
@@ -94,7 +94,9 @@ def plan_cross_fit(
         require_trainable(leave_out(rows, fold), config)
     run = RunDir(run_dir)
     open_run(run, rows.assign(split="test"), config, overwrite)
-    before = read_plan(run) if run.cross_fit.is_file() else {"folds": folds, "seeds": []}
+    note_seal(run, manifest)
+    begun = run.cross_fit.is_file()
+    before = read_plan(run) if begun else {"folds": folds, "seeds": [], **note_cross_fit(run, manifest)}
     if before["folds"] != folds:
         raise RunError(f"{run.path}: holds a cross-fit of other folds; use another folder or --overwrite")
     first = config.training.seed

@@ -9,14 +9,26 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.cohort.crossfolds import read_plan
 from sepclr_med.cohort.embeddings import read_embeddings
-from sepclr_med.cohort.ledger import HYPOTHESES, append_event, hash_hypotheses, read_ledger, require_sealed_rows
+from sepclr_med.cohort.ledger import (
+    HYPOTHESES,
+    append_event,
+    before_first,
+    hash_hypotheses,
+    is_sealed,
+    read_ledger,
+    require_sealed_rows,
+)
 from sepclr_med.cohort.splits import without_test
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.rundir import RunDir, read_json
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
-NOT_COMPARED = "Exploratory: not compared with frozen hypotheses in a cross-fit"
+UNSEEN = "Everyone was embedded by models that never saw them"
+NOT_ASKED = "exploratory: hypotheses were frozen, but this was not asked by --hypotheses FILE"
+NOT_KNOWN = "exploratory: no ledger has this cross-fit, for which hypotheses are frozen before `fit`"
+FIRST = {"opened": "the first opening", "cross-fit": "the first cross-fit"}
 # What decides on a p-value beside the variables.
 DECISIVE = ("covariates", "blocks", "families")
 
@@ -62,9 +74,11 @@ def guard_test(
     entries = sealed_entries(run)
     if entries is None:
         if reason is not None:
-            raise UserError(f"{verb}: --open-test, but no test set is sealed in {run.path} (sepclr-med seal MANIFEST)")
-        # Nobody of a cross-fit was ever sealed, so that no ledger says what was seen before.
-        return dict(tables), manifest, [NOT_COMPARED] if hypotheses and run.cross_fit.is_file() else []
+            instead = "the test part takes no part in a cross-fit; embed it apart: sepclr-med embed RUN_DIR TEST -o OUT"
+            missing = instead if run.cross_fit.is_file() else "sepclr-med seal MANIFEST"
+            raise UserError(f"{verb}: --open-test, but no test set is sealed in {run.path} ({missing})")
+        asks = verb == "link" and run.cross_fit.is_file()
+        return dict(tables), manifest, _say_cross_fitted(run, hypotheses or {}) if asks else []
     if reason is not None:
         ledger, _ = _sealed_by(run)
         model = read_embeddings(run.embeddings)["salient"]["model_id"].iloc[0]
@@ -118,11 +132,10 @@ def guard_files(
     (['01'], True)
     """
     ledger = manifest.attrs.get("ledger")
-    if ledger is None or not os.path.isfile(ledger):
+    if ledger is None or not os.path.isfile(ledger) or require_sealed_rows(ledger, manifest) is None:
         if reason is not None:
             raise UserError(f"{verb}: --open-test, but the manifest is not sealed (sepclr-med seal MANIFEST)")
         return dict(tables), manifest, []
-    require_sealed_rows(ledger, manifest)
     if reason is not None:
         names = ", ".join(Path(source).name for source in sources)
         models = {str(name) for table in tables.values() if "model_id" in table for name in table["model_id"].dropna()}
@@ -144,10 +157,24 @@ def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
         When the ledger is gone or was changed.
     """
     # The embeddings of a cross-fit hold nobody of the test set, though all of them are held out.
-    if not run.seal.is_file() or run.cross_fit.is_file():
+    entries = None if run.cross_fit.is_file() else ledger_entries(run)
+    return entries if entries and (is_sealed(entries) or _sealed_by(run)[1]) else None
+
+
+def ledger_entries(run: RunDir) -> list[dict[str, Any]] | None:
+    """Return the ledger of the manifest that a run was made of, whether or not any of its rows are sealed.
+
+    Raises
+    ------
+    RunError
+        When the ledger was changed, or that of a sealed test set is gone.
+    """
+    if not run.seal.is_file():
         return None
-    ledger, is_sealed = _sealed_by(run)
-    return read_ledger(ledger) if is_sealed or os.path.isfile(ledger) else None
+    ledger, sealed = _sealed_by(run)
+    # Nobody of a cross-fit is sealed, so that without its ledger nobody would be seen unasked.
+    needed = sealed and not run.cross_fit.is_file()
+    return read_ledger(ledger) if needed or os.path.isfile(ledger) else None
 
 
 def _sealed_by(run: RunDir) -> tuple[Path, bool]:
@@ -165,27 +192,41 @@ def _open(ledger: Path, facts: Mapping[str, Any], reason: str, hypotheses: Mappi
     asked = hash_hypotheses(hypotheses) if hypotheses else None
     append_event(ledger, "opened", {**facts, "reason": reason.strip(), "hypotheses": asked})
     entries = read_ledger(ledger)
-    events = [entry["event"] for entry in entries]
-    first, n = events.index("opened"), events.count("opened")
-    frozen = [entry.get("at", "") for entry in entries[:first] if entry.get("sha256") == asked and asked]
+    n = [entry["event"] for entry in entries].count("opened")
     times = "for the first time" if n == 1 else f"again, the opening number {n} in its ledger"
     words = f"The sealed test set was opened {times} ({reason.strip()})"
-    if facts["verb"] != "link":
-        return words
-    if not frozen:
-        return f"{words}; exploratory: these hypotheses were not frozen before the first opening"
-    return f"{words}; {_say_confirmatory(hypotheses or {}, frozen[0][:10])}"
+    return f"{words}; {_judge(hypotheses or {}, entries, 'opened')}" if facts["verb"] == "link" else words
 
 
-def _say_confirmatory(hypotheses: Mapping[str, Any], day: str) -> str:
-    """Say what was frozen: of the rest the run's settings decide, which may have changed since.
+def _say_cross_fitted(run: RunDir, hypotheses: Mapping[str, Any]) -> list[str]:
+    """Return what must be said of links in a cross-fit: nothing where no hypotheses were frozen or asked."""
+    entries = ledger_entries(run) or []
+    if not hypotheses:
+        return [f"{UNSEEN}; {NOT_ASKED}"] if any(entry["event"] == "hypotheses" for entry in entries) else []
+    begun = read_plan(run).get("begun")
+    known = any(entry["event"] == "cross-fit" and entry.get("at") == begun for entry in entries)
+    return [f"{UNSEEN}; {_judge(hypotheses, entries, 'cross-fit') if known else NOT_KNOWN}"]
+
+
+def _judge(hypotheses: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], event: str) -> str:
+    """Say whether these very hypotheses were frozen before anything could be seen, and which part of them.
+
+    Of the rest the run's settings decide, which may have changed since.
 
     Examples
     --------
-    >>> _say_confirmatory({"variables": ["MADRS"], "blocks": []}, "2024-05-01").split("; ")[1]
+    >>> asked = {"variables": ["MADRS"], "blocks": []}
+    >>> frozen = {"event": "hypotheses", "at": "2024-05-01", "sha256": hash_hypotheses(asked)}
+    >>> _judge(asked, [frozen, {"event": "opened"}], "opened").split("; ")[1]
     'covariates, families were not frozen'
+    >>> _judge(asked, [{"event": "opened"}, frozen], "opened")
+    'exploratory: these hypotheses were not frozen before the first opening'
     """
+    asked, before = hash_hypotheses(hypotheses), f"before {FIRST[event]}"
+    frozen = [entry.get("at", "")[:10] for entry in before_first(entries, event) if entry.get("sha256") == asked]
+    if not frozen:
+        return f"exploratory: these hypotheses were not frozen {before}"
     if free := [name for name in DECISIVE if name not in hypotheses]:
         kept = ", ".join(name for name in HYPOTHESES if name in hypotheses)
-        return f"confirmatory for {kept}, frozen on {day}, before the first opening; {', '.join(free)} were not frozen"
-    return f"confirmatory: these hypotheses were frozen on {day}, before the first opening"
+        return f"confirmatory for {kept}, frozen on {frozen[0]}, {before}; {', '.join(free)} were not frozen"
+    return f"confirmatory: these hypotheses were frozen on {frozen[0]}, {before}"

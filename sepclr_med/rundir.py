@@ -270,7 +270,7 @@ class RunDir:
 
     @property
     def seal(self) -> Path:
-        """Where the ledger of the sealed test set lies; absent where none is sealed."""
+        """Where the ledger of the manifest lies, and what was sealed there; absent of a manifest that was no file."""
         return self.path / "data" / "seal.json"
 
     def job(self, name: str) -> Path:

@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.cohort.columns import describe_columns
-from sepclr_med.cohort.ledger import require_sealed_rows
+from sepclr_med.cohort.ledger import append_event, require_sealed_rows
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
+from sepclr_med.cohort.splits import without_test
 from sepclr_med.config import Config, dump_config, parse_config, read_yaml
 from sepclr_med.errors import RunError, did_you_mean
 from sepclr_med.rundir import RunDir, read_json, write_json, write_text
@@ -88,6 +89,23 @@ def note_seal(run: RunDir, manifest: pd.DataFrame) -> None:
         said = {"ledger": where, "test_sha256": require_sealed(manifest)}
         if not run.seal.is_file() or read_json(run.seal) != said:
             write_json(run.seal, said)
+
+
+def note_cross_fit(run: RunDir, manifest: pd.DataFrame) -> dict[str, str]:
+    """Write into the ledger of the manifest, if it has one, that a cross-fit begins, and return when (``begun``).
+
+    Raises
+    ------
+    RunError
+        When the ledger cannot be written, or was changed.
+    """
+    ledger = manifest.attrs.get("ledger")
+    if ledger is None or not os.path.isfile(ledger):
+        return {}
+    rows = without_test(manifest)
+    facts = {"n_images": len(rows), "rows_sha256": manifest_hash(rows)}
+    entry = append_event(ledger, "cross-fit", {"verb": "fit", "run": run.path.resolve().name, **facts})
+    return {"begun": entry["at"]}
 
 
 def refuse_strangers(run: RunDir) -> None:

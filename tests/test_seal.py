@@ -1,21 +1,25 @@
 """A sealed test set: left out until a reason is given, every opening written down, and no line of that changed."""
 
+import html
 import json
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from sepclr_med import embed, explain, fit, load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.evaluation import evaluate_files, evaluate_run
 from sepclr_med.analysis.linking import link_files, link_run
-from sepclr_med.cohort.ledger import append_event, ledger_path, read_ledger, seal
+from sepclr_med.cohort.embeddings import write_embeddings
+from sepclr_med.cohort.ledger import append_event, ledger_path, read_ledger, require_unsealed, seal
 from sepclr_med.config import dump_config, parse_config, read_yaml
 from sepclr_med.crossfitting import plan_cross_fit
 from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError
-from sepclr_med.opening import guard_test
+from sepclr_med.opening import guard_test, sealed_entries
+from sepclr_med.report.collect import collect_run
 from sepclr_med.report.render import report
 from sepclr_med.rundir import RunDir
 from sepclr_med.runs import note_seal
@@ -262,11 +266,124 @@ def test_confirmatory_names_what_was_frozen_since_settings_can_change_the_rest(s
     assert ("covariates, blocks, families were not frozen" in found.notes[0]) is not bool(frozen)
 
 
-def test_hypotheses_asked_of_a_cross_fit_are_said_to_be_exploratory(tmp_path):
-    rows = pd.DataFrame({"participant_id": ["01", "02"], "split": ["test", "test"]})
-    run = RunDir(tmp_path)
-    assert guard_test({"salient": rows}, rows, run, "link", hypotheses={"variables": ["age"]})[2] == []
-    run.cross_fit.write_text("{}")
-    seen, _, said = guard_test({"salient": rows}, rows, run, "link", hypotheses={"variables": ["age"]})
-    assert len(seen["salient"]) == 2
-    assert said == ["Exploratory: not compared with frozen hypotheses in a cross-fit"]
+def begin(study, name, manifest="study.tsv"):
+    """Plan a cross-fit, and give everyone embeddings as if its models had been trained."""
+    run = RunDir(study / name)
+    plan_cross_fit(read_manifest(study / manifest), load_config(overrides=SMALL), run.path, 3, 1)
+    rows = read_manifest(run.manifest)[["participant_id", "split", "fold"]]
+    random = np.random.default_rng(0).normal(size=(len(rows), 3))
+    table = pd.concat([rows, pd.DataFrame(random, columns=[f"salient_{i:03}" for i in range(3)])], axis=1)
+    write_embeddings({"salient": table.assign(model_id="a")}, run.embeddings, {})
+    return run.path
+
+
+def ask(run, *hypotheses, **choices):
+    return link_run(run, *hypotheses, n_permutations=99, parts=[], **choices).notes[0]
+
+
+def test_a_cross_fit_is_written_down_once_and_hypotheses_frozen_before_are_confirmatory(study):
+    run = begin(study, "cross")
+    assert begin(study, "cross") == run
+    ledger = ledger_path(study / "study.tsv")
+    entries = read_ledger(ledger)
+    assert [entry["event"] for entry in entries] == ["sealed", "hypotheses", "cross-fit"]
+    assert (entries[2]["run"], entries[2]["n_images"]) == ("cross", 48)
+    said = ask(run, study / "hypotheses.yaml")
+    assert said.startswith(
+        "Everyone was embedded by models that never saw them; confirmatory for variables, covariates"
+    )
+    assert "before the first cross-fit; blocks, families were not frozen" in said
+    assert "exploratory: hypotheses were frozen, but this was not asked" in ask(run, variables=["severity"])
+    (study / "other.yaml").write_text("variables: [score]\n")
+    assert "exploratory: these hypotheses were not frozen before the first" in ask(run, study / "other.yaml")
+    with pytest.raises(UserError, match="takes no part in a cross-fit; embed it apart"):
+        ask(run, variables=["severity"], open_test="why")
+    assert read_ledger(ledger) == entries
+
+
+def test_the_report_of_a_cross_fit_shows_the_ledger_and_hides_nobody(study):
+    run = begin(study, "cross")
+    ask(run, study / "hypotheses.yaml")
+    page = html.unescape(report(run).read_text())
+    assert "Frozen before the first cross-fit" in page
+    assert "by link --hypotheses: variables: severity; covariates: age, sex." in page
+    assert ">variables: severity; covariates: age, sex<" in page
+    assert "never opened: no figure here is of it" in page
+    shown = pd.read_csv(run / "analysis" / "participants.tsv", sep="\t", dtype=str)
+    sealed = read_manifest(study / "study.tsv").query("split == 'test'")["participant_id"]
+    assert len(shown) == 48
+    assert not set(shown["participant_id"]) & set(sealed)
+    # Nothing of a cross-fit is sealed: a copy without the ledger, or with one that was changed, still shows everyone.
+    ledger = ledger_path(study / "study.tsv")
+    ledger.write_text(ledger.read_text().replace("severity", "score"))
+    assert "was changed" in report(run).read_text()
+    with pytest.raises(RunError, match="was changed"):
+        ask(run, study / "hypotheses.yaml")
+    ledger.unlink()
+    assert "no ledger has this cross-fit" in ask(run, study / "hypotheses.yaml")
+    assert len(collect_run(run)["manifest"]) == 48
+
+
+def test_hypotheses_frozen_after_a_cross_fit_are_exploratory_in_every_later_one(study):
+    early, unknown = begin(study, "early"), study / "later.yaml"
+    unknown.write_text("variables: [score]\n")
+    seal(read_manifest(study / "study.tsv"), study / "study.tsv", unknown)
+    late = begin(study, "late")
+    for run in (early, late):
+        assert "exploratory: these hypotheses were not frozen before the first cross-fit" in ask(run, unknown)
+    page = report(late).read_text()
+    assert "2 cross-fits were begun" in page
+    assert "by link --hypotheses: variables: severity; covariates: age, sex." in html.unescape(page)
+
+
+def test_hypotheses_are_frozen_without_a_test_part_for_a_cross_fit(study):
+    table = read_manifest(study / "study.tsv").drop(columns="split")
+    plain, asked = write_manifest(table, study / "plain.tsv"), study / "hypotheses.yaml"
+    before = begin(study, "before", "plain.tsv")
+    assert "no ledger has this cross-fit" in ask(before, asked)
+    done = call("seal", plain, "--hypotheses", asked)
+    assert done.stdout.startswith("hypotheses frozen; no row is test")
+    assert "no ledger has this cross-fit" in ask(before, asked)
+    assert "does not have this cross-fit" in report(before).read_text()
+    run = begin(study, "after", "plain.tsv")
+    assert "confirmatory for variables" in ask(run, asked)
+    page = report(run).read_text()
+    assert "Frozen hypotheses" in page
+    assert "Sealed test set" not in page
+    assert [entry["event"] for entry in read_ledger(ledger_path(plain))] == ["hypotheses", "cross-fit"]
+
+
+def test_hypotheses_without_a_seal_hide_no_row_and_keep_to_their_rows(study):
+    rows = read_manifest(study / "study.tsv")
+    alone = write_manifest(rows.drop(columns="split"), study / "alone.tsv")
+    ledger = seal(read_manifest(alone), alone, study / "hypotheses.yaml")
+    with pytest.raises(RunError, match="hypotheses were frozen for it"):
+        require_unsealed(alone)
+    with pytest.raises(RunError, match="hypotheses are frozen already"):
+        seal(read_manifest(alone), alone)
+    write_manifest(rows, alone)
+    with pytest.raises(RunError, match="before there was a test part"):
+        seal(read_manifest(alone), alone)
+    asked = {"variables": ["severity"], "n_permutations": 99, "parts": []}
+    files = ([str(study / "run" / "embeddings")], alone)
+    assert "test split" in link_files(*files, study / "links.tsv", **asked).settings["over"]
+    with pytest.raises(UserError, match="the manifest is not sealed"):
+        link_files(*files, study / "links.tsv", open_test="why", **asked)
+    run = RunDir(study / "run")
+    note_seal(run, read_manifest(alone))
+    assert sealed_entries(run) is None
+    assert "no test set is sealed" in report(run.path).read_text()
+    assert len(read_ledger(ledger)) == 1
+
+
+def test_a_cross_fit_whose_ledger_cannot_be_written_is_refused_before_training(study, monkeypatch):
+    monkeypatch.setattr("sepclr_med.cohort.ledger.write_text", raise_os_error)
+    with pytest.raises(RunError, match=r"study\.ledger\.jsonl: cannot be written"):
+        begin(study, "cross")
+    assert not RunDir(study / "cross").cross_fit.exists()
+    monkeypatch.undo()
+    assert begin(study, "cross").is_dir()
+
+
+def raise_os_error(*_):
+    raise PermissionError(13, "Permission denied")

@@ -253,14 +253,18 @@ def seal(
 ) -> None:
     """Seal the test part of a split manifest: whoever opens it later must say why, and it is written down.
 
-    Again with --hypotheses: also write down what will be tested, before anything is opened.
+    Again with --hypotheses: also write down what will be tested, before anything is opened. A manifest that will be
+    cross-fitted needs no test part for that.
 
     Example: sepclr-med seal manifest_split.tsv --hypotheses hypotheses.yaml
     """
     from sepclr_med import read_manifest
+    from sepclr_med.cohort.ledger import is_sealed, read_ledger
     from sepclr_med.cohort.ledger import seal as seal_rows
 
-    print(f"test part sealed -> {seal_rows(read_manifest(manifest, bids_root), manifest, hypotheses)}")
+    ledger = seal_rows(read_manifest(manifest, bids_root), manifest, hypotheses)
+    alone = "hypotheses frozen; no row is test, so that nothing is sealed"
+    print(f"{'test part sealed' if is_sealed(read_ledger(ledger)) else alone} -> {ledger}")
 
 
 def _next_command(cohort: str | None, output: Path) -> str:

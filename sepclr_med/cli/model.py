@@ -115,12 +115,15 @@ def fit(
         )
         raise ConfigError("fit: whom should models leave out?", [said])
     if folds or leave_site_out:
+        from sepclr_med.cohort.splits import without_test
         from sepclr_med.crossfitting import cross_fit, job_command, plan_cross_fit, preprocess_images
         from sepclr_med.occupancy import working_in
         from sepclr_med.rundir import RunDir
 
         how = {"n_folds": folds, "n_seeds": seeds or 3, "overwrite": overwrite}
         table = read_manifest(manifest, bids_root)
+        if n := len(table) - len(without_test(table)):
+            print(f"note: the test part ({n} images) takes no part", file=sys.stderr)
         if plan_only:
             with working_in(run_dir):
                 planned = plan_cross_fit(table, settings, run_dir, **how)

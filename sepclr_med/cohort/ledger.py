@@ -1,5 +1,7 @@
 """A sealed test set: what was sealed, what was asked of it beforehand, and every time it was opened.
 
+A cohort without a test part, for a cross-fit, has the hypotheses alone, and a line for every cross-fit that was begun.
+
 The ledger lies beside the manifest, ``STEM.ledger.jsonl``, one event a line. Every line holds the SHA-256 of the line
 before it, so that none can be changed or taken out without the next one saying so. It keeps honest people honest; who
 deletes the whole file leaves no trace.
@@ -10,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did
 from sepclr_med.rundir import write_text
 
 HYPOTHESES = ("variables", "covariates", "blocks", "families", "batteries", "factors", "measures")
+# What a ledger may begin with, and the hash that says of what.
+BEGINNINGS = {"sealed": "test_sha256", "hypotheses": "sha256"}
 
 
 def seal(manifest: pd.DataFrame, path: str | Path, hypotheses: str | Path | None = None) -> Path:
@@ -37,6 +42,7 @@ def seal(manifest: pd.DataFrame, path: str | Path, hypotheses: str | Path | None
         Where it is written; the ledger lies beside it.
     hypotheses : path or None, default=None
         YAML file for ``link``, whose content is written down before anything is opened. It can also be added later.
+        Of a manifest without a test part it is all that is written down.
 
     Returns
     -------
@@ -46,9 +52,9 @@ def seal(manifest: pd.DataFrame, path: str | Path, hypotheses: str | Path | None
     Raises
     ------
     ManifestError
-        Without a test part, or when the one sealed before is another.
+        Without a test part and hypotheses, or when the test part sealed before is another.
     RunError
-        When it is sealed already and nothing is added.
+        When it is sealed already and nothing is added; when hypotheses were frozen before there was a test part.
 
     Examples
     --------
@@ -61,17 +67,19 @@ def seal(manifest: pd.DataFrame, path: str | Path, hypotheses: str | Path | None
     """
     asked = read_hypotheses(hypotheses) if hypotheses is not None else None
     ledger = ledger_path(path)
+    n = int((_split(manifest) == "test").sum())
     if ledger.is_file():
-        require_sealed_rows(ledger, manifest)
+        sealed = require_sealed_rows(ledger, manifest) is not None
+        if n and not sealed:
+            raise RunError(f"{ledger}: was begun before there was a test part; seal that under another name")
         if asked is None:
-            raise RunError(f"{ledger}: sealed already; nothing to do")
-    else:
-        n = int((_split(manifest) == "test").sum())
-        if not n:
-            fix = "divide it first: sepclr-med split MANIFEST --seal"
-            nothing = Problem("no row is test", column="split", fix=fix)
-            raise ManifestError(f"{path}: nothing to seal", [nothing])
+            raise RunError(f"{ledger}: {'sealed' if sealed else 'hypotheses are frozen'} already; nothing to do")
+    elif n:
         append_event(ledger, "sealed", {"test_sha256": _test_hash(manifest), "n_images": n})
+    elif asked is None:
+        fix = "divide it first: sepclr-med split MANIFEST --seal; or, for a cross-fit, freeze --hypotheses FILE alone"
+        nothing = Problem("no row is test", column="split", fix=fix)
+        raise ManifestError(f"{path}: nothing to seal", [nothing])
     if asked is not None:
         append_event(ledger, "hypotheses", {"sha256": hash_hypotheses(asked), "hypotheses": asked})
     return ledger
@@ -86,20 +94,38 @@ def require_unsealed(path: str | Path) -> None:
         When a ledger lies beside the manifest.
     """
     if (ledger := ledger_path(path)).is_file():
-        raise RunError(
-            f"{path}: its test part is sealed ({ledger.name}); other rows or a new division need another name (-o)"
-        )
+        what = "its test part is sealed" if is_sealed(read_ledger(ledger)) else "hypotheses were frozen for it"
+        raise RunError(f"{path}: {what} ({ledger.name}); other rows or a new division need another name (-o)")
 
 
-def require_sealed_rows(ledger: str | Path, manifest: pd.DataFrame) -> str:
-    """Return the hash of the test part, when it is the one that was sealed.
+def is_sealed(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether a ledger is of a sealed test part, and not of hypotheses alone."""
+    return bool(entries) and entries[0]["event"] == "sealed"
+
+
+def before_first(entries: Sequence[Mapping[str, Any]], event: str) -> list[Mapping[str, Any]]:
+    """Return what a ledger says before something happened for the first time: all of it, if it never did.
+
+    Examples
+    --------
+    >>> [entry["event"] for entry in before_first([{"event": "sealed"}, {"event": "opened"}], "opened")]
+    ['sealed']
+    """
+    return list(takewhile(lambda entry: entry.get("event") != event, entries))
+
+
+def require_sealed_rows(ledger: str | Path, manifest: pd.DataFrame) -> str | None:
+    """Return the hash of the test part, when it is the one that was sealed; None where hypotheses alone were frozen.
 
     Raises
     ------
     ManifestError
         When it is another.
     """
-    sealed, found = read_ledger(ledger)[0]["test_sha256"], _test_hash(manifest)
+    entries, found = read_ledger(ledger), _test_hash(manifest)
+    if not is_sealed(entries):
+        return None
+    sealed: str = entries[0]["test_sha256"]
     if sealed != found:
         fix = "restore the rows and columns that were sealed; a new study needs a manifest of another name"
         other = Problem("the test part is not the one that was sealed", file=str(ledger), got=found[:12],
@@ -152,8 +178,8 @@ def read_ledger(path: str | Path) -> list[dict[str, Any]]:
             raise RunError(f"{path}, line {number}: was changed, or a line before it; restore the ledger from a copy")
         previous = _hash(line)
         entries.append(entry)
-    if not entries or entries[0]["event"] != "sealed" or not isinstance(entries[0].get("test_sha256"), str):
-        raise RunError(f"{path}: does not begin with a seal; restore the ledger from a copy")
+    if not entries or not isinstance(entries[0].get(BEGINNINGS.get(entries[0]["event"], "")), str):
+        raise RunError(f"{path}: does not begin with a seal or with hypotheses; restore the ledger from a copy")
     return entries
 
 

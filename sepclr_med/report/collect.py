@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.cohort.crossfolds import find_unfinished
+from sepclr_med.cohort.ledger import is_sealed
 from sepclr_med.cohort.splits import without_test
 from sepclr_med.config import read_yaml
 from sepclr_med.errors import RunError, UserError
-from sepclr_med.opening import sealed_entries
+from sepclr_med.opening import ledger_entries
 from sepclr_med.report.wording import without_paths
 from sepclr_med.rundir import RunDir, read_json
 
@@ -139,10 +140,9 @@ def collect_run(run_dir: str | Path) -> dict[str, Any]:
     if entries:
         objects["ledger"] = {"entries": entries}
     manifest, assignments = reader.frame("data/manifest.tsv"), reader.frame("analysis/subtypes.tsv")
-    if entries and not any(
-        entry["event"] == "opened" and entry.get("run") == run.path.resolve().name for entry in entries
-    ):
-        # This run never opened the sealed test set: nothing of it is shown.
+    opened = any(entry["event"] == "opened" and entry.get("run") == run.path.resolve().name for entry in entries)
+    if is_sealed(entries) and not opened and not run.cross_fit.is_file():
+        # This run never opened the sealed test set: nothing of it is shown. Nobody of a cross-fit was ever sealed.
         spaces = {space: _shown(table) for space, table in spaces.items()}
         manifest, assignments = _shown(manifest), _shown(assignments)
     return {
@@ -203,11 +203,11 @@ def dig(content: Any, *keys: str, default: Any = None) -> Any:
 
 def _read_ledger(run: RunDir, faults: list[str]) -> list[dict[str, Any]]:
     try:
-        return sealed_entries(run) or []
+        return ledger_entries(run) or []
     except UserError as error:
         faults.append(f"data/seal.json: {without_paths(error)}")
         # What is sealed stays unseen though its ledger cannot be read.
-        return [{"event": "sealed"}]
+        return [] if run.cross_fit.is_file() else [{"event": "sealed"}]
 
 
 def _find_unfinished(run: RunDir, faults: list[str]) -> list[str]:
