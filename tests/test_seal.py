@@ -309,6 +309,12 @@ def test_the_report_of_a_cross_fit_shows_the_ledger_and_hides_nobody(study):
     assert "by link --hypotheses: variables: severity; covariates: age, sex." in page
     assert ">variables: severity; covariates: age, sex<" in page
     assert "never opened: no figure here is of it" in page
+    assert "Links in this report: Everyone was embedded by models that never saw them; confirmatory for" in page
+    ask(run, variables=["score"])
+    assert (
+        "Links in this report: Everyone was embedded by models that never saw them; exploratory"
+        in report(run).read_text()
+    )
     shown = pd.read_csv(run / "analysis" / "participants.tsv", sep="\t", dtype=str)
     sealed = read_manifest(study / "study.tsv").query("split == 'test'")["participant_id"]
     assert len(shown) == 48

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sepclr_med.cohort.ledger import HYPOTHESES, before_first, is_sealed
+from sepclr_med.opening import UNSEEN
 from sepclr_med.report import blocks
-from sepclr_med.report.collect import records
+from sepclr_med.report.collect import records, texts
 from sepclr_med.report.tables import Column, make_table, text_column
 from sepclr_med.report.wording import plural
 
@@ -31,6 +32,9 @@ def describe_ledger(data: Mapping[str, Any]) -> blocks.Block | None:
     if not entries:
         return None
     said = say_ledger(entries, data["objects"].get("cross_fit"))
+    # What was frozen need not be what was tested last.
+    notes = texts(data["objects"].get("link"), "notes")
+    said += [blocks.verdict(f"Links in this report: {note}") for note in notes if note.startswith(UNSEEN)]
     columns = [
         Column("when", lambda row: str(row.get("at", ""))[:16].replace("T", " ") + " UTC"),
         Column("what", lambda row: EVENTS.get(str(row.get("event")), str(row.get("event", "")))),
