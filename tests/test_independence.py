@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
 from torch.distributions import Independent, Normal, kl_divergence
 
 from sepclr_med.losses.contrastive import (
@@ -213,6 +214,44 @@ def test_the_kernels_width_is_not_optimised():
     (found,) = torch.autograd.grad(mmd(moving := u.clone().requires_grad_(), v), moving)
     expected = finite_differences(lambda moved: slow_mmd(moved, v.numpy(), width), u.numpy())
     np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+# Measures of Gaussians, whose limits are known.
+
+
+def gaussian_distance_correlation(rho):
+    """Squared; Szekely, Rizzo and Bakirov 2007, theorem 7."""
+    said = rho * math.asin(rho) + math.sqrt(1 - rho**2) - rho * math.asin(rho / 2) - math.sqrt(4 - rho**2) + 1
+    return said / (1 + math.pi / 3 - math.sqrt(3))
+
+
+def gaussian_hsic(rho):
+    """Normalised, of kernels as wide as the median distance: Gaussian integrals of its three terms."""
+    # Half the squared difference of two standard normal variables is chi-squared with one degree of freedom.
+    width = 2 * chi2(1).median()
+
+    def raw(rho):
+        both = ((1 + 2 / width) ** 2 - (2 * rho / width) ** 2) ** -0.5
+        each = width / (width + 2)
+        mixed = ((1 + 1 / (width + 1)) ** 2 - (rho / (width + 1)) ** 2) ** -0.5 * width / (width + 1)
+        return both + each - 2 * mixed
+
+    return raw(rho) / raw(1)
+
+
+@pytest.mark.parametrize(
+    ("measure", "limit"), [(hsic, gaussian_hsic), (distance_correlation, gaussian_distance_correlation)]
+)
+def test_measures_of_gaussians_tend_to_their_closed_forms_and_grow_with_the_correlation(measure, limit):
+    assert (limit(0.0), limit(1.0)) == (pytest.approx(0, abs=1e-12), pytest.approx(1))
+    # The mean of eight draws is off by chance by a hundredth at most, by much less where nothing depends on anything.
+    found = {
+        rho: np.mean([float(measure(*gaussians(1000, rho, seed, dtype=torch.float64))) for seed in range(8)])
+        for rho in CORRELATIONS
+    }
+    for rho, value in found.items():
+        assert value == pytest.approx(limit(rho), abs=0.01 if rho else 0.002)
+    assert found[0.0] < found[0.5] < found[0.8]
 
 
 # Mutual information of Gaussians, which is known.
