@@ -1,6 +1,6 @@
 """How wrong the normative reference is about each covariate, by the number of controls and by who helps. No training.
 
-    python pipelines/ablation/effects.py OUTPUT_DIR [--sizes 24,50,100,200] [--spacing 8] [--interaction 0]
+    python pipelines/ablation/effects.py OUTPUT_DIR [--sizes 24,50,100,200] [--spacing 8] [--interaction 0] [--new 300]
 
 A cohort with as many controls as patients is simulated for each size. ``error_*`` is the mean squared error of the map
 of an effect, in variances of the residuals, after the components are taken out: that is what a new image still shows of
@@ -25,7 +25,6 @@ from sepclr_med.volumes.normative_design import code_covariates
 from sepclr_med.volumes.normative_regression import fit_regression
 
 COVARIATES = ["age", "sex", "site"]
-N_NEW = 300
 N_SPLITS = 50
 # Of the controls' degrees of freedom: about what the likelihood chooses in this cohort.
 SHARE_OF_COMPONENTS = 0.12
@@ -35,7 +34,7 @@ CHOICES = {"controls alone": ([], False), "site pooled": (["site"], False), "bor
 def main() -> None:
     options = _options()
     largest = max(options.sizes)
-    people = simulate(options.output / "cohort", 2 * largest, 0, 2 * N_NEW, options.spacing, n_jobs=-1)
+    people = simulate(options.output / "cohort", 2 * largest, 0, 2 * options.new, options.spacing, n_jobs=-1)
     cached = cache_volumes(people, VolumesConfig(spacing=options.spacing), options.output / "cache")
     images = cached.load(np.arange(len(people))).reshape(len(people), -1).astype(np.float64)
     images = images[:, images.std(axis=0) > 1e-4]
@@ -102,6 +101,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[24, 50, 100, 200])
     parser.add_argument("--spacing", type=float, default=8.0)
     parser.add_argument("--interaction", type=float, default=0.0)
+    parser.add_argument("--new", type=int, default=300, help="controls who took no part")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """What the normative reference keeps and hides, by the number of controls it is fitted on. No training.
 
-    python pipelines/ablation/reference.py OUTPUT_DIR [--sizes 30,60,...] [--spacing 8] [--model pca]
+    python pipelines/ablation/reference.py OUTPUT_DIR [--sizes 30,60,...] [--spacing 8] [--model pca] [--new 200]
 
 A cohort with as many controls and 400 patients is simulated for each size; the reference is fitted on the controls and
 renders patients and 200 further controls. One row per size in ``OUTPUT_DIR/reference.tsv``:
@@ -37,7 +37,6 @@ from sepclr_med.settings import VolumesConfig
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.normative import Rendering, fit_normative, render_with
 
-N_NEW = 200
 N_COMPONENTS = 32
 TRUTH = ["severity", "subtype", "age", "sex", "site", "shared_pattern"]
 COVARIATES = ["age", "sex", "site"]
@@ -60,7 +59,7 @@ def simulate_people(options: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
         options.output / "cohort",
         2 * max(options.sizes),
         0,
-        2 * 2 * N_NEW,
+        2 * 2 * options.new,
         options.spacing,
         seed=options.cohort,
         n_jobs=-1,
@@ -68,12 +67,12 @@ def simulate_people(options: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
     return people, cache_volumes(people, VolumesConfig(spacing=options.spacing), options.output / "cache")
 
 
-def choose_people(people: pd.DataFrame, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def choose_people(people: pd.DataFrame, n: int, n_new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the rows of n training controls, of new controls and of patients."""
     control = (people["diagnosis"] == "control").to_numpy()
     train = (people["split"] == "train").to_numpy()
     fitted = np.flatnonzero(control & train)[:n]
-    return fitted, np.flatnonzero(control & ~train)[:N_NEW], np.flatnonzero(~control)[-2 * N_NEW :]
+    return fitted, np.flatnonzero(control & ~train)[:n_new], np.flatnonzero(~control)[-2 * n_new :]
 
 
 def fit_reference(fitted: np.ndarray, people: pd.DataFrame, cached, n_components: int | str = "auto", model="pca"):
@@ -93,7 +92,7 @@ def render(rendering: Rendering, cached, rows: np.ndarray) -> np.ndarray:
 
 
 def measure(n: int, people: pd.DataFrame, cached, options: argparse.Namespace) -> dict[str, float]:
-    fitted, new, patients = choose_people(people, n)
+    fitted, new, patients = choose_people(people, n, options.new)
     reference = fit_reference(fitted, people, cached, model=options.model)
     rendering = render_with(reference, people)
     in_sample = render_with(reference, people.assign(participant_id="someone else"))
@@ -150,6 +149,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--spacing", type=float, default=8.0)
     options.add_argument("--cohort", type=int, default=0, help="seed of the simulation")
     options.add_argument("--model", choices=["pca", "ppca"], default="pca")
+    options.add_argument(
+        "--new", type=int, default=200, help="unseen controls, and patients that probes are fitted on; 32 or more"
+    )
     return options
 
 
