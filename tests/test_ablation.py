@@ -171,11 +171,26 @@ def test_every_patient_is_joined_by_the_control_of_its_site_and_sex_that_is_near
         assert (apart < 0.1 + 1e-9).all()
 
 
-@pytest.mark.parametrize("name", ["site_batches", "matched_batches"])
+def test_neighbours_are_training_controls_of_the_same_site_and_sex_and_never_the_participant(variants, twins):
+    ids = [f"{number:02}" for number in range(len(twins))]
+    split = np.where(np.arange(len(twins)) % 5, "train", "test")
+    cohort = twins.assign(participant_id=ids, split=split, site=twins["site"].where(twins["site"] != "c", "a"))
+    neighbours = variants.find_neighbours(cohort)
+    assert neighbours.shape == (len(cohort), variants.NEIGHBOURS)
+    found = cohort.iloc[neighbours.ravel()].reset_index(drop=True)
+    asked = cohort.loc[np.repeat(cohort.index, variants.NEIGHBOURS)].reset_index(drop=True)
+    assert (found["split"] == "train").all()
+    assert (found["diagnosis"] == "control").all()
+    assert (found["participant_id"] != asked["participant_id"]).all()
+    for name in ("site", "sex"):
+        assert (found[name] == asked[name]).all()
+
+
+@pytest.mark.parametrize("name", ["site_batches", "matched_batches", "matched_negatives"])
 def test_a_variant_s_batches_are_drawn_for_training_rows_while_it_is_in_force_and_never_else(variants, twins, name):
     is_target, validation = groups(twins), np.arange(20) >= 10
     elsewhere = twins["site"].where(twins["site"] != "c", "a")
-    with variants.in_force(name, twins.assign(site=elsewhere), 1, 8):
+    with variants.in_force(name, twins.assign(site=elsewhere, split="train"), 1, 8):
         batches = epochs.draw_batches(is_target, 8, 0, 0)
         plain = draw_batches(is_target, 8, 0, 0)
         assert [list(batch) for batch in batches] != [list(batch) for batch in plain]
