@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,14 +140,14 @@ def run_epoch(
         if step + 1 < len(batches) and stop():
             state.step, state.totals, state.seconds = step + 1, totals.tolist(), time.perf_counter() - began
             average_buffers(fabric, state.network)
-            on_first_process(fabric, lambda: _save_unfinished(run, state, tools.config, logged))
+            on_first_process(fabric, lambda: save_if_finite(tools, state, run))
             stop_here(fabric, state, run)
-    means = (totals / len(batches)).tolist()
-    on_first_process(fabric, lambda: _require_finite(means, logged, epoch, run))
+    means = dict(zip(logged, (totals / len(batches)).tolist(), strict=True))
+    on_first_process(fabric, lambda: _require_finite(means, epoch, run))
     seconds = time.perf_counter() - began
     row = {"epoch": epoch + 1, "learning_rate": rate, "seconds": seconds}
     row |= {"images_per_second": sum(map(len, batches)) / seconds}
-    return row | {f"train_{name}": value for name, value in zip(logged, means, strict=True)}
+    return row | {f"train_{name}": value for name, value in means.items()}
 
 
 def validate(tools: Tools, cohort: Cohort) -> dict[str, float]:
@@ -168,6 +168,21 @@ def validate(tools: Tools, cohort: Cohort) -> dict[str, float]:
         totals += torch.stack(tools.measure(terms, rows, is_target[batch]))
     means = (totals / len(batches)).tolist()
     return dict(zip([f"val_{name}" for name in tools.logged], means, strict=True))
+
+
+def save_if_finite(tools: Tools, state: TrainingState, run: RunDir) -> None:
+    """Save the state, at the end of an epoch or within it.
+
+    Raises
+    ------
+    RunError
+        When a term of this epoch or a weight is not finite; the previous checkpoint stays.
+    """
+    sums = zip([*tools.logged, "gradient_norm"], state.totals or [], strict=False)
+    terms = dict(sums) if state.step else state.history[-1]
+    weights = {**state.network.state_dict(), **state.loss.state_dict(prefix="loss.")}
+    _require_finite(terms, state.epoch if state.step else state.epoch - 1, run, weights)
+    save_state(run, state, tools.config)
 
 
 def stop_here(fabric: Fabric, state: TrainingState, run: RunDir) -> None:
@@ -199,13 +214,14 @@ def learning_rate(step: int, n_steps: int, training: TrainingConfig) -> float:
     return training.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def _save_unfinished(run: RunDir, state: TrainingState, config: Config, logged: list[str]) -> None:
-    _require_finite(state.totals or [], logged, state.epoch, run)
-    save_state(run, state, config)
-
-
-def _require_finite(means: list[float], logged: list[str], epoch: int, run: RunDir) -> None:
-    wrong = [name for name, value in zip(logged, means, strict=True) if not math.isfinite(value)]
+def _require_finite(
+    terms: Mapping[str, float], epoch: int, run: RunDir, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    weights = weights or {}
+    wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+    spoilt = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    if spoilt:
+        wrong.append(f"{len(spoilt)} of {len(weights)} tensors of weights (first {spoilt[0]})")
     if wrong:
         kept = f"the checkpoint of epoch {epoch} is kept in {run.checkpoint().parent}" if epoch else "nothing was saved"
         raise RunError(

@@ -29,7 +29,7 @@ from sepclr_med.cohort.trainable import require_both_groups, require_trainable
 from sepclr_med.config import Config
 from sepclr_med.curves import draw_progress
 from sepclr_med.engine import average_buffers, on_first_process, start_processes
-from sepclr_med.epochs import Cohort, Tools, run_epoch, stop_here, validate
+from sepclr_med.epochs import Cohort, Tools, run_epoch, save_if_finite, stop_here, validate
 from sepclr_med.erasing import fit_erasures
 from sepclr_med.errors import ConfigError, Problem, RunError
 from sepclr_med.method_settings import CLOSED_FORM
@@ -92,8 +92,8 @@ def fit(manifest: pd.DataFrame, config: Config, run_dir: str | Path, overwrite: 
     VolumeError
         When images cannot be read and ``volumes.on_error`` is ``stop``.
     RunError
-        When the folder belongs to another run or another process works in it, the disk is full, or the loss stops
-        being finite.
+        When the folder belongs to another run or another process works in it, the disk is full, or a loss or a
+        weight stops being finite.
     PreemptedError
         After SIGTERM or SIGUSR1, with everything saved.
     """
@@ -297,7 +297,7 @@ def _train(
                 row |= validate(tools, cohort)
             state.history.append(row)
             state.epoch, state.step, state.totals, state.seconds = epoch + 1, 0, None, 0.0
-            on_first_process(fabric, lambda: save_state(run, state, config))
+            on_first_process(fabric, lambda: save_if_finite(tools, state, run))
             if fabric.is_global_zero and time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES:
                 draw_progress(history_table(state.history), run.progress)
                 drawn = time.monotonic()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+import sepclr_med.training
 from sepclr_med import embed, fit, load_config, read_manifest, simulate
 from sepclr_med.checkpoint import load_checkpoint, network_weights
 from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
@@ -266,6 +267,46 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(coho
     assert state["epoch"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     fit(manifest, config, run.path)
+    assert len(pd.read_csv(run.history, sep="\t")) == config.training.epochs
+
+
+# AdamW moves every weight by the learning rate: by 1e30 weights stay finite and losses do not, by 1e39 neither does.
+@pytest.mark.parametrize(("rate", "named"), [("1e30", "val_total"), ("1e39", r"tensors of weights \(first [\w.]+\)")])
+def test_what_is_no_longer_finite_after_the_last_step_of_an_epoch_is_not_saved(cohort, config, tmp_path, rate, named):
+    manifest, run = read_manifest(cohort), RunDir(tmp_path / "run")
+    one_step = [*SETTINGS, "training.batch_size=48", "training.warmup=0", "training.validate_every=1"]
+    too_fast = load_config(overrides=[*one_step, f"training.learning_rate={rate}"])
+    with pytest.raises(RunError, match=f"epoch 1: .*{named}.* not finite, training stopped; nothing was saved"):
+        fit(manifest, too_fast, run.path)
+    assert not run.checkpoint().exists()
+    assert not run.checkpoint("best").exists()
+
+
+@pytest.mark.parametrize("spoilt", ["validation", "weight"])
+def test_a_validation_or_a_weight_that_is_not_finite_keeps_the_last_good_checkpoint(
+    cohort, config, tmp_path, monkeypatch, spoilt
+):
+    manifest, run, whole = read_manifest(cohort), RunDir(tmp_path / "run"), sepclr_med.training.validate
+
+    def validate(tools, cohort):
+        row = whole(tools, cohort)
+        if not run.checkpoint().is_file():
+            return row
+        if spoilt == "weight":
+            next(tools.network.parameters()).data[0] = float("inf")
+            return row
+        return row | {"val_total": float("nan")}
+
+    each = load_config(overrides=[*SETTINGS, "training.validate_every=1"])
+    with monkeypatch.context() as patched:
+        patched.setattr(sepclr_med.training, "validate", validate)
+        name = {"validation": "val_total", "weight": r"1 of \d+ tensors of weights \([\w. ]+\)"}[spoilt]
+        with pytest.raises(RunError, match=rf"epoch 2: {name} not finite.*epoch 1 is kept"):
+            fit(manifest, each, run.path)
+    tensors, state = load_checkpoint(run.checkpoint())
+    assert state["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    fit(manifest, each, run.path)
     assert len(pd.read_csv(run.history, sep="\t")) == config.training.epochs
 
 
