@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,9 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
         try:
             save_file(arrays, temporary, metadata={"state": said, "crc32": _checksum(arrays, said)})
         except SafetensorError as error:
-            raise OSError(None, " ".join(str(error).split())) from None
+            why = " ".join(str(error).split())
+            number = re.search(r"os error (\d+)", why)
+            raise OSError(int(number[1]) if number else None, why) from None
     write_json(path.with_suffix(".json"), state)
 
 

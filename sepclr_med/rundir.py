@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -21,6 +22,20 @@ import pandas as pd
 import psutil
 
 from sepclr_med.errors import RunError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+# What to do where nothing can be written, by the number that the system gives as the reason.
+ADVICE = {
+    **dict.fromkeys(FULL_DISK, "free space or choose another folder"),
+    errno.EROFS: "choose another folder, or have this file system mounted for writing",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "choose a folder you may write, or have its permissions changed"),
+    errno.ENAMETOOLONG: "choose a shorter name, or a folder with a shorter path",
+    errno.EISDIR: "a folder has this name: rename it or choose another name",
+    errno.EFBIG: "choose a folder of a file system that takes larger files",
+    **dict.fromkeys(
+        (errno.EMFILE, errno.ENFILE), "close other programs or raise the limit on open files (`ulimit -n`)"
+    ),
+}
 
 
 @contextlib.contextmanager
@@ -109,11 +124,12 @@ def describe_refusal(path: str | Path, error: OSError) -> str:
     >>> describe_refusal("absent/a.tsv", OSError(28, "No space left on device"))
     'No space left on device; free space or choose another folder, then run the same command again'
     """
-    in_the_way = next((parent for parent in Path(path).parents if parent.is_file()), None)
+    # What cannot be looked at is none.
+    in_the_way = next((parent for parent in Path(path).parents if os.path.isfile(parent)), None)
     if in_the_way is not None:
         return f"{in_the_way} is a file, not a folder; choose another folder"
-    why = f"{error.strerror or error}"
-    return f"{why}; free space or choose another folder, then run the same command again"
+    advice = ADVICE.get(error.errno or 0, "see what is the matter there, or choose another folder")
+    return f"{error.strerror or error}; {advice}, then run the same command again"
 
 
 def write_text(path: str | Path, text: str, mode: int | None = None) -> Path:

@@ -1,12 +1,15 @@
+import errno
 import os
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
+import torch
 
+from sepclr_med.checkpoint import save_checkpoint
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import atomic_folder, atomic_path, file_sha256, write_table, write_text
+from sepclr_med.rundir import FULL_DISK, atomic_folder, atomic_path, file_sha256, write_table, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -29,6 +32,64 @@ def test_a_full_disk_is_a_message_and_keeps_the_old_file(small_disk):
         write_text(path, "x" * 100_000)
     assert path.read_text() == "old"
     assert os.listdir(small_disk) == ["a.txt"]
+
+
+def test_a_checkpoint_on_a_full_disk_gets_the_advice_of_one(small_disk):
+    with pytest.raises(
+        RunError, match=r"a\.safetensors: cannot be written: .*free space or choose another folder, then"
+    ):
+        save_checkpoint(small_disk / "a.safetensors", {"weights": torch.zeros(100_000)}, {})
+
+
+def test_a_read_only_file_system_is_no_advice_to_free_space(tmp_path, read_only):
+    with read_only(tmp_path), pytest.raises(RunError) as caught:
+        write_text(tmp_path / "a.txt", "text")
+    assert "choose " in str(caught.value)
+    assert "free space" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or not os.getuid(), reason="root may write anywhere")
+def test_a_folder_one_may_not_write_is_advice_to_choose_another(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(RunError, match="Permission denied; choose a folder you may write"):
+        write_text(tmp_path / "a.txt", "text")
+
+
+def test_a_name_that_is_too_long_is_advice_to_shorten_it(tmp_path):
+    for path in (tmp_path / "run" / ("a" * 300), tmp_path / ("a" * 300) / "a.txt"):
+        with pytest.raises(
+            RunError, match="File name too long; choose a shorter name, or a folder with a shorter path"
+        ):
+            write_text(path, "text")
+
+
+def test_a_folder_in_the_place_of_a_file_is_said_to_be_one(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(RunError, match="Is a directory; a folder has this name: rename it or choose another name"):
+        write_text(tmp_path / "a.txt", "text")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free space"),
+        (errno.EDQUOT, "free space"),
+        (errno.EROFS, "mounted for writing"),
+        (errno.EACCES, "choose a folder you may write"),
+        (errno.EPERM, "choose a folder you may write"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+        (errno.EMFILE, "limit on open files"),
+        (errno.EFBIG, "takes larger files"),
+        (errno.EIO, "see what is the matter there"),
+    ],
+)
+def test_the_advice_fits_the_reason(tmp_path, number, advice):
+    with pytest.raises(RunError) as caught, atomic_path(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+    assert f"a.txt: cannot be written: {os.strerror(number)}; " in str(caught.value)
+    assert advice in str(caught.value)
+    assert str(caught.value).endswith(", then run the same command again")
+    assert ("free space" in str(caught.value)) == (number in FULL_DISK)
 
 
 def test_a_folder_that_is_a_file_is_a_message(tmp_path):

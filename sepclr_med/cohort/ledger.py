@@ -24,7 +24,7 @@ from filelock import FileLock
 from sepclr_med.cohort.manifest import ledger_path, manifest_hash
 from sepclr_med.config import read_yaml
 from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did_you_mean
-from sepclr_med.rundir import write_text
+from sepclr_med.rundir import describe_refusal, write_text
 
 HYPOTHESES = ("variables", "covariates", "blocks", "families", "batteries", "factors", "measures")
 # What a ledger may begin with, and the hash that says of what.
@@ -152,7 +152,7 @@ def append_event(ledger: str | Path, event: str, facts: Mapping[str, Any]) -> di
             entry |= {"previous": _hash(lines[-1]) if lines else ""}
             write_text(ledger, "".join(f"{line}\n" for line in [*lines, json.dumps(entry)]))
     except OSError as error:
-        raise RunError(f"{ledger}: cannot be written: {error.strerror or error}") from error
+        raise RunError(f"{ledger}: cannot be written: {describe_refusal(ledger, error)}") from error
     return entry
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -12,8 +11,7 @@ from io import SEEK_END, FileIO
 from pathlib import Path
 
 from sepclr_med.errors import Problem, RunError, VolumeError
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+from sepclr_med.rundir import FULL_DISK
 
 
 class Journal:
