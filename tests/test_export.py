@@ -149,6 +149,53 @@ def test_files_that_cannot_be_cleaned_are_left_out_and_named(run, tmp_path):
     assert (tmp_path / "out/embeddings/desc-salient_embedding.tsv").is_file()
 
 
+def add_column(run, **columns):
+    path = run / "analysis/participants.tsv"
+    write(path, read_table(path).assign(**columns))
+
+
+def read_table(path):
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["n/a"])
+
+
+def left_out(run, out, **options):
+    export(run, out, report=False, **options)
+    return json.loads((out / "export.json").read_text())["LeftOut"].get("analysis/participants.tsv")
+
+
+@pytest.mark.parametrize("word", [USER, HOST, HOST.split(".")[0]])
+def test_the_name_of_a_user_or_machine_in_a_cell_is_found_with_its_row_and_column(run, tmp_path, word):
+    add_column(run, rater=lambda table: [f"scored by {word}" if i == 4 else "x" for i in range(len(table))])
+    assert left_out(run, tmp_path / "out") == "the name of a user or machine (row 6, column rater)"
+    assert not (tmp_path / "out/analysis/participants.tsv").exists()
+    # What the message names can be dropped.
+    assert left_out(run, tmp_path / "again", drop=["rater"]) is None
+    assert (tmp_path / "again/analysis/participants.tsv").is_file()
+
+
+def test_a_heading_with_the_name_of_a_user_is_given_by_its_number(run, tmp_path):
+    add_column(run, **{f"score_of {USER}": "1"})
+    n_columns = len(pd.read_csv(run / "analysis/participants.tsv", sep="\t").columns)
+    said = left_out(run, tmp_path / "out")
+    assert re.fullmatch(r"the name of a user or machine \(the name of column \d+\)", said)
+    assert USER not in (tmp_path / "out/export.json").read_text()
+    assert int(re.findall(r"\d+", said)[0]) <= n_columns
+
+
+def test_with_new_ids_the_column_is_named_and_not_the_row(run, tmp_path):
+    # Rows of the export come in another order, and theirs is nobody's business.
+    add_column(run, rater=lambda table: [USER if i % 2 else "x" for i in range(len(table))])
+    said = left_out(run, tmp_path / "out", deidentify=True, key=tmp_path / "key.json")
+    assert said == "the name of a user or machine (column rater)"
+
+
+def test_a_site_that_is_named_as_the_user_is_stays(run, tmp_path):
+    manifest = read_table(run / "data/manifest.tsv")
+    write(run / "data/manifest.tsv", manifest.assign(site=[USER, "Kiel"] * (len(manifest) // 2)))
+    add_column(run, site=USER)
+    assert left_out(run, tmp_path / "out") is None
+
+
 PATHS = (
     *(
         "/data/Mood Clinic/Huber 2019/m.tsv",

@@ -12,6 +12,7 @@ import pandas as pd
 from sepclr_med import __version__
 from sepclr_med.errors import ConfigError, Problem, RunError
 from sepclr_med.rundir import RunDir, atomic_folder, write_json
+from sepclr_med.sharing.columns import PLACES
 from sepclr_med.sharing.copying import ID, Copier
 from sepclr_med.sharing.keys import KINDS, extend_key, read_key, require_apart, write_key
 from sepclr_med.sharing.traces import look_for
@@ -96,7 +97,7 @@ def export(
         require_apart(Path(key), output, *(run.path / name for name in SHARED))
         tables = [run.manifest, *(run.path / file for file in files if kind_of(file) in TABLES)]
         new_ids = extend_key(read_key(Path(key)), read_originals(tables))
-    copier = Copier(look_for(new_ids or {}), new_ids, drop)
+    copier = Copier(look_for(new_ids, set().union(*read_originals([run.manifest], PLACES).values())), new_ids, drop)
     if run.manifest.is_file():
         # It is not copied; what it would withhold must not stand in what is.
         copier.table(read_cells(run.manifest))
@@ -145,12 +146,12 @@ def _is_export(folder: Path) -> bool:
     return (folder / RECORD).is_file() or (folder / "configs" / "metadata.json").is_file()
 
 
-def read_originals(tables: Iterable[Path]) -> dict[str, set[str]]:
-    """Return the ids in these tables of participants, by column."""
-    originals: dict[str, set[str]] = {column: set() for column in KINDS}
+def read_originals(tables: Iterable[Path], columns: Iterable[str] = KINDS) -> dict[str, set[str]]:
+    """Return the ids in these tables of participants, or what stands in other columns of theirs, by column."""
+    originals: dict[str, set[str]] = {column: set() for column in columns}
     for path in tables:
         table = read_cells(path) if path.is_file() else pd.DataFrame()
-        for column in KINDS if ID in table else ():
+        for column in originals if ID in table else ():
             originals[column] |= set(table[column].dropna()) if column in table else set()
     return originals
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sepclr_med.report.wording import UNIX_PATH, WINDOWS_PATH, without_paths
 from sepclr_med.sharing.columns import UID
-from sepclr_med.sharing.words import TABLES, kind_of, read_words
+from sepclr_med.sharing.words import TABLES, find_cell, kind_of, read_cells, read_words
 
 # Factors end in numbers that look like ids, and are none.
 FACTOR = r"(?:salient|common|canonical|voxel_pca|voxelpca|group|cluster)_\d+"
@@ -37,10 +37,16 @@ class Traces:
         Original ids that can be told from other words, and the new ones.
     names : frozenset of str
         Of the user and the machine.
+    places : frozenset of str, default=frozenset()
+        Names of sites and scanners: in tables they are no names of a user or machine.
+    in_order : bool, default=False
+        Whether rows of tables come as they did, so that a row may be named.
     """
 
     ids: Mapping[str, str]
     names: frozenset[str]
+    places: frozenset[str] = frozenset()
+    in_order: bool = False
 
     def cleaner(self, text: str) -> Callable[[str], str]:
         """Return what cleans pieces of this text: paths are cut to their last part, ids replaced by new ones."""
@@ -66,37 +72,49 @@ class Traces:
         words = read_words(path)
         if words is None:
             return ["of a kind that cannot be looked through"]
-        text = WEB.sub(" ", words)
-        there = [original for original in self.ids if original in text]
-        found = _any_of(there).finditer(text) if there else ()
-        checks = {
-            "a path of the disk": UNIX_PATH.search(text) or WINDOWS_PATH.search(text),
-            "an identifier of DICOM": UID.search(text),
-            "an original id": any(match[0] in self.ids for match in found),
-            # A table's words are the researcher's, and a site may be named as a user is.
-            "the name of a user or machine": kind_of(path) not in TABLES and _holds_any(self.names, text),
-            "a value of a column that was removed": _holds_any(withheld, text),
+        text, is_table = WEB.sub(" ", words), kind_of(path) in TABLES
+        told = {what: seen for what, seen in self._checks(text, withheld, is_table).items() if seen(text)}
+        if not is_table:
+            return list(told)
+        table = read_cells(path).replace(WEB, " ", regex=True)
+        places = {what: find_cell(table, seen, told.values(), self.in_order) for what, seen in told.items()}
+        return [f"{what} ({place})" if place else what for what, place in places.items()]
+
+    def _checks(self, whole: str, withheld: Collection[str], is_table: bool) -> dict[str, Callable[[str], bool]]:
+        there = [original for original in self.ids if original in whole]
+        pattern = _any_of(there)
+        # A site may be named as a user is.
+        names = {name for name in self.names if not (is_table and _holds_any([name], "\n".join(self.places)))}
+        return {
+            "a path of the disk": lambda text: any(
+                kind.search(WEB.sub(" ", text)) for kind in (UNIX_PATH, WINDOWS_PATH)
+            ),
+            "an identifier of DICOM": lambda text: UID.search(text) is not None,
+            "an original id": lambda text: bool(there) and any(m[0] in self.ids for m in pattern.finditer(text)),
+            "the name of a user or machine": lambda text: _holds_any(names, text),
+            "a value of a column that was removed": lambda text: _holds_any(withheld, text),
         }
-        return [what for what, seen in checks.items() if seen]
 
 
-def look_for(key: Mapping[str, Mapping[str, str]]) -> Traces:
+def look_for(key: Mapping[str, Mapping[str, str]] | None, places: Iterable[str] = ()) -> Traces:
     """Return what to look for: this user and machine, and the original ids of a key.
 
     Parameters
     ----------
-    key : mapping of str to (mapping of str to str)
-        Original to new ids, by column; empty where ids may stay.
+    key : mapping of str to (mapping of str to str), or None
+        Original to new ids, by column; none where ids may stay.
+    places : iterable of str, default=()
+        Names of sites and scanners.
     """
     ids: dict[str, str] = {}
-    for column, new_ids in key.items():
+    for column, new_ids in (key or {}).items():
         for original, new in new_ids.items():
             if column == "participant_id":
                 bare = original.removeprefix("sub-")
                 ids |= {name: new for name in (bare, f"sub-{bare}", original) if can_be_told(name)}
             elif can_be_told(original) and re.search(r"\d", original) and re.search(r"[^\d.]", original):
                 ids.setdefault(original, new)
-    return Traces(ids, frozenset(_own_names()))
+    return Traces(ids, frozenset(_own_names()), frozenset(places), in_order=key is None)
 
 
 def can_be_told(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,38 @@ def holds_text(cells: pd.Series) -> bool:
     (False, True)
     """
     return bool(pd.to_numeric(cells.dropna(), errors="coerce").isna().any())
+
+
+def find_cell(
+    table: pd.DataFrame, seen: Callable[[str], bool], told: Iterable[Callable[[str], bool]], rows: bool = True
+) -> str:
+    """Say where in a table something is seen first; empty where it is in no single cell.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`read_cells`.
+    seen : callable
+        Judges a cell or a heading.
+    told : iterable of callable
+        Headings that one of these sees are given by number.
+    rows : bool, default=True
+        Whether the row is said, not the column alone; the heading is row 1.
+
+    Examples
+    --------
+    >>> find_cell(pd.DataFrame({"age": ["1", "2"], "notes": [None, "by zeb"]}), lambda cell: "zeb" in cell, [])
+    'row 3, column notes'
+    """
+    told = list(told)
+    for number, (name, cells) in enumerate(table.items(), 1):
+        if seen(str(name)):
+            return f"the name of column {number}"
+        here = next((index for index, cell in enumerate(cells) if isinstance(cell, str) and seen(cell)), None)
+        if here is not None:
+            column = f"column {number if any(also(str(name)) for also in told) else name}"
+            return f"row {here + 2}, {column}" if rows else column
+    return ""
 
 
 def change_cells(cells: pd.Series, change: Callable[[str], str]) -> pd.Series:
