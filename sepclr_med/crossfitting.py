@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from sepclr_med.config import Config, dump_config
 from sepclr_med.errors import ConfigError, PreemptedError, Problem, RunError
 from sepclr_med.methods import needs_reference, salient_share
 from sepclr_med.occupancy import working_in
+from sepclr_med.preemption import SIGNALS, hearing
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_json, write_text
 from sepclr_med.runs import cache_folder, note_cross_fit, note_seal, open_run, read_config, require_sealed
@@ -181,10 +181,12 @@ def cross_fit(
     RunError
         When finished models were trained on other images than are there now; when models failed, with the last word of
         each: the others are kept, and the same call repeats these only.
+    PreemptedError
+        After SIGTERM or SIGUSR1, with the models in training saved.
     """
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)
-    with working_in(run.path):
+    with working_in(run.path), hearing(_stop, (*SIGNALS, signal.SIGINT)):
         planned = plan_cross_fit(manifest, config, run_dir, n_folds, n_seeds, overwrite)
         failed = _train_missing(run, config, planned, jobs, say)
     facts = {"jobs": [job.name for job in planned], "salient_variance": salient_share(config)}
@@ -253,13 +255,6 @@ def _train_apart(
 @contextmanager
 def _stopped_with_us(pool: ThreadPoolExecutor, children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Tell the models in training to save and stop, and start no other, when this process is told to."""
-
-    def stop(number: int, frame: object) -> None:
-        raise PreemptedError("told to stop; the same command goes on from there")
-
-    # Only the main thread may say what a signal does.
-    ours = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, stop) for number in ours}
     try:
         yield
     except BaseException:
@@ -267,9 +262,10 @@ def _stopped_with_us(pool: ThreadPoolExecutor, children: list[subprocess.Popen[b
         for child in children:
             child.terminate()
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise PreemptedError("told to stop; the same command goes on from there")
 
 
 def _gpu(index: int) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -58,17 +58,24 @@ class StopRequest:
 
 @contextmanager
 def listening(fabric: Fabric) -> Iterator[StopRequest]:
-    """Give a :class:`StopRequest` that hears signals inside the block.
+    """Give a :class:`StopRequest` that hears signals inside the block."""
+    request = StopRequest(fabric)
+    with hearing(request.receive, SIGNALS):
+        yield request
+
+
+@contextmanager
+def hearing(receive: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
+    """Have a function called when these signals come inside the block.
 
     Outside a program's main thread nothing can listen, and the signals keep their meaning.
     """
-    request = StopRequest(fabric)
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
-    before = {number: signal.signal(number, request.receive) for number in SIGNALS}
+    before = {number: signal.signal(number, receive) for number in numbers}
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

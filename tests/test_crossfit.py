@@ -1,6 +1,7 @@
 """Cross-fitting: nobody is embedded by a model that saw them, spaces are laid over one another, and jobs may fail."""
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -22,7 +23,7 @@ from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.crossfitting import cross_fit, plan_cross_fit
 from sepclr_med.embedding import embed
 from sepclr_med.ensembles import embed_cross_fitted
-from sepclr_med.errors import ConfigError, ManifestError, RunError
+from sepclr_med.errors import ConfigError, ManifestError, PreemptedError, RunError
 from sepclr_med.new_participants import SITE_FILE, embed_new
 from sepclr_med.onboarding import FEWEST_CONTROLS
 from sepclr_med.provenance import record_step
@@ -216,6 +217,47 @@ def test_only_rows_that_both_models_were_trained_on_lay_spaces_over_one_another(
 # Faults.
 
 
+def wait_for(path, process):
+    while process.poll() is None and not path.is_file():
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_told_to_stop_the_models_in_training_are_saved_and_the_code_is_that_of_requeueing(cohort, tmp_path, number):
+    run, table = tmp_path / "run", write_manifest(cohort, tmp_path / "manifest.tsv")
+    sets = [word for setting in [*SMALL, "training.epochs=2000", "training.threads=1"] for word in ("--set", setting)]
+    command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run), "--folds", "3", "--seeds", "1"]
+    process = subprocess.Popen([*command, *sets], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    state = run / "models" / "fold-0_seed-0" / "checkpoints" / "last.json"
+    wait_for(state, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 75, said
+    assert "stopped: told to stop; the same command goes on from there" in said
+    assert "Traceback" not in said
+    facts = load_checkpoint(state.with_suffix(".safetensors"))[1]
+    assert 0 < facts["epoch"] < 2000
+    assert "told to stop" in (run / "logs" / "fold-0_seed-0.log").read_text()
+    assert sorted(path.name for path in (run / "models").iterdir() if path.is_dir()) == ["fold-0_seed-0"]
+    assert not list(run.glob("**/.working.json"))
+
+
+def test_told_to_stop_while_preprocessing_a_cross_fit_stops_at_once(cohort, tmp_path, monkeypatch):
+    real, config = crossfitting.cache_volumes, load_config(overrides=SMALL)
+    handlers = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
+
+    def and_a_signal(*args):
+        found = real(*args)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return found
+
+    monkeypatch.setattr(crossfitting, "cache_volumes", and_a_signal)
+    with pytest.raises(PreemptedError, match="the same command goes on"):
+        cross_fit(cohort, config, tmp_path / "run", n_folds=3, n_seeds=1)
+    assert not list((tmp_path / "run").glob("models/*/"))
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_or_killed_the_same_command_ends_with_the_same_embeddings(cohort, tmp_path, signal_number):
@@ -226,8 +268,7 @@ def test_stopped_or_killed_the_same_command_ends_with_the_same_embeddings(cohort
     command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run), "--folds", "3", "--seeds", "1"]
     process = subprocess.Popen([*command, "--jobs", "2", *sets], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     state = run / "models" / "fold-0_seed-0" / "checkpoints" / "last.json"
-    while process.poll() is None and not state.is_file():
-        time.sleep(0.05)
+    wait_for(state, process)
     with pytest.raises(RunError, match=rf"process {process.pid} on .* is working there"):
         cross_fit(cohort, config, run, 3, 1)
     process.send_signal(signal_number)
