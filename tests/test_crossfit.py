@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.distance import pdist
 
 from sepclr_med import crossfitting, explain, load_config, read_manifest, simulate, write_manifest
 from sepclr_med.analysis.alignment import align, align_tables
@@ -119,6 +120,36 @@ def test_a_site_that_the_reference_could_not_render_is_refused_before_anything_i
     with pytest.raises(ConfigError, match=r"volumes.normative.covariates=\[age,sex,tiv\]"):
         plan_cross_fit(cohort, load_config(overrides=SMALL), tmp_path / "run", n_folds=None)
     assert not (tmp_path / "run").exists()
+
+
+def test_left_out_whole_a_site_is_embedded_by_the_model_that_never_saw_it_also_without_controls(
+    cohort, tmp_path, run_verb
+):
+    patients_only = cohort[(cohort["site"] != "site3") | (cohort["diagnosis"] == "patient")].reset_index(drop=True)
+    own = patients_only[patients_only["split"] != "test"]
+    table, run = write_manifest(patients_only, tmp_path / "manifest.tsv"), tmp_path / "run"
+    settings = [*SMALL, "network.width=2", "training.epochs=1", "volumes.normative.covariates=[age,sex,tiv]"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    code, planned, err = run_verb("fit", table, run, "--leave-site-out", "--seeds", 1, "--plan-only", *words)
+    assert code == 0, err
+    # Here and not in processes of their own, which would take longer to begin than to train.
+    for command in [*map(shlex.split, planned.splitlines()), ["sepclr-med", "embed", run]]:
+        code, _, err = run_verb(*command[1:])
+        assert code == 0, err
+    found = read_embeddings(run / "embeddings")["salient"]
+    assert found["participant_id"].tolist() == own["participant_id"].tolist()
+    assert found["fold"].tolist() == own["site"].tolist()
+    factors = factor_columns(found)
+    assert found[factors].notna().all(axis=None)
+    for site in ("site1", "site2", "site3"):
+        model = run / "models" / Job(site, 0).name
+        used = read_manifest(model / "data" / "train.tsv")
+        assert site not in set(used["site"])
+        assert set(used["participant_id"]) == set(own.loc[own["site"] != site, "participant_id"])
+    # Laying spaces over one another turns and stretches them: which model embedded a site is seen by its distances.
+    theirs = embed(model, own[own["site"] == site].reset_index(drop=True), tmp_path / site)["salient"]
+    distances = pdist(found.loc[found["fold"] == site, factors]), pdist(theirs[factors])
+    assert np.corrcoef(*distances)[0, 1] == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("n_folds", [2, None])
