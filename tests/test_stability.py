@@ -1,5 +1,7 @@
 """Agreement of models: known figures, what rotation must not change, and factors that are set aside."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,8 @@ from sepclr_med.analysis.linkage import link
 from sepclr_med.analysis.stability import reading_stability, space_stability
 from sepclr_med.cohort.embeddings import factor_columns, read_replicates, write_embeddings
 from sepclr_med.errors import UserError
+from sepclr_med.report.render import report
+from sepclr_med.rundir import write_table
 
 # Six targets rated by four judges: Shrout and Fleiss (1979), table 2.
 RATINGS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)
@@ -93,6 +97,41 @@ def test_only_factors_that_models_agree_on_are_tested(replicates):
         mean, manifest, ["severity"], n_permutations=199, parts=[], replicates={"seeds": tables}, smallest_icc=0
     )
     assert everything.links["factor"].tolist() == ["salient_000", "salient_001", "salient_002"]
+
+
+def test_the_spread_of_a_participant_over_seeds_is_told_beside_that_between_participants(replicates, tmp_path):
+    tables, mean, manifest = replicates
+    found = link(mean, manifest, ["severity"], n_permutations=99, parts=[], replicates={"seeds": tables}).stability
+    scores = np.stack([each["salient"]["salient_000"] for each in tables])
+    expected = np.median(scores.std(axis=0, ddof=1)) / scores.mean(axis=0).std(ddof=1)
+    spread = found.set_index("factor")["seed_spread"]
+    assert spread["salient_000"] == pytest.approx(expected)
+    # Noise of 0.3 on scores of 3; on the others noise and nothing else.
+    assert spread["salient_000"] == pytest.approx(0.1, abs=0.03)
+    assert spread[["salient_001", "salient_002"]].min() > 0.8
+    assert spread[["common_000", "common_001"]].max() == 0
+    write_table(tmp_path / "analysis" / "stability.tsv", found)
+    report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(
+        r"SD of a participant(&#39;|')s score over seeds, in SDs between participants \(median\): "
+        r"salient 1\.\d\d \(salient_000 0\.\d\d to salient_00[12] 1\.\d\d\), common 0\.00",
+        page,
+    )
+    assert "<b>spread</b>: SD of a participant" in page
+
+
+def test_without_several_seeds_no_spread_is_told(replicates, tmp_path):
+    _, mean, manifest = replicates
+    found = link(
+        mean, manifest, ["severity"], n_permutations=99, parts=[], replicates={"folds": [mean, mean]}
+    ).stability
+    assert found["seed_spread"].isna().all()
+    # Also of a table that was written before there was one.
+    for table in (found, found.drop(columns="seed_spread")):
+        write_table(tmp_path / "analysis" / "stability.tsv", table)
+        report(tmp_path)
+        assert "over seeds, in SDs" not in (tmp_path / "report.html").read_text()
 
 
 def test_one_that_saw_participants_otherwise_than_the_others_makes_a_factor_unstable(replicates):

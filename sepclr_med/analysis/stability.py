@@ -54,7 +54,9 @@ def factor_stability(
     -------
     DataFrame
         ``space factor n n_seeds``, ``icc icc_low icc_high`` (single seeds), ``icc_mean`` (mean over seeds),
-        ``icc_folds icc_folds_low icc_folds_high``, and ``stable``.
+        ``icc_folds icc_folds_low icc_folds_high``, ``seed_spread`` (standard deviation of a participant's score over
+        seeds, the median over participants, in standard deviations of the mean score between participants), and
+        ``stable``.
     """
     found = []
     for space in spaces:
@@ -66,6 +68,7 @@ def factor_stability(
             values = figures.get(kind, {})
             for column in columns:
                 table[column] = values.get(column.replace("_folds", ""), np.full(len(names), np.nan))
+        table["seed_spread"] = _spread_over(replicates.get("seeds", ()), tested, space)
         known = table[["icc_mean", "icc_folds"]].dropna(axis=1, how="all")
         table["stable"] = (known >= smallest).all(axis=1)
         found.append(table)
@@ -255,6 +258,14 @@ def _say_runs(names: np.ndarray, chosen: np.ndarray) -> str:
 def _agreement(tables: Sequence[Mapping[str, pd.DataFrame]], tested: Participants, space: str) -> dict[str, np.ndarray]:
     scores = _scores(tables, tested, space)
     return intraclass_correlation(np.stack(scores)) if len(scores) > 1 else {}
+
+
+def _spread_over(tables: Sequence[Mapping[str, pd.DataFrame]], tested: Participants, space: str) -> np.ndarray | float:
+    if len(tables) < 2:
+        return np.nan
+    scores = np.stack(_scores(tables, tested, space))
+    between = scores.mean(axis=0).std(axis=0, ddof=1)
+    return np.median(scores.std(axis=0, ddof=1), axis=0) / np.where(between > 0, between, np.nan)
 
 
 def _scores(tables: Sequence[Mapping[str, pd.DataFrame]], people: Participants, space: str) -> list[np.ndarray]:

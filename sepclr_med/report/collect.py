@@ -57,7 +57,7 @@ TABLES: dict[str, tuple[str, str, str, str]] = {
     "stability": (
         "analysis/stability.tsv",
         "space factor stable",
-        "n n_seeds icc icc_low icc_high icc_mean icc_folds icc_folds_low icc_folds_high",
+        "n n_seeds icc icc_low icc_high icc_mean icc_folds icc_folds_low icc_folds_high seed_spread",
         "",
     ),
     "space_stability": (

@@ -44,6 +44,7 @@ def describe_stability(data: Mapping[str, Any]) -> blocks.Block | None:
             "of little variance, are not."
         ),
         blocks.verdicts(said),
+        blocks.paragraph(say_spread(factors)),
         _reading_figure(reading),
         blocks.table(_reading_table(reading)),
         blocks.table(_space_table(spaces)),
@@ -76,6 +77,26 @@ def say_stability(factors: pd.DataFrame, smallest: float | None) -> list[dict[st
             )
         )
     return said
+
+
+def say_spread(factors: pd.DataFrame) -> str:
+    """Say how far seeds lie apart on one participant, beside how far participants do; empty where it is not known.
+
+    Examples
+    --------
+    >>> names = ["s_0", "s_1", "s_2"]
+    >>> say_spread(pd.DataFrame({"space": "salient", "factor": names, "seed_spread": [0.2, 0.9, 0.3]}))
+    "SD of a participant's score over seeds, in SDs between participants (median): salient 0.30 (s_0 0.20 to s_1 0.90)."
+    """
+    said = []
+    for space in NAMES:
+        rows = factors[factors["space"].eq(space) & factors["seed_spread"].notna()].sort_values("seed_spread")
+        if len(rows):
+            ends = rows.iloc[[0, -1]][["factor", "seed_spread"]].to_numpy()
+            least_to_most = " to ".join(f"{factor} {format_number(value)}" for factor, value in ends)
+            said.append(f"{space} {format_number(rows['seed_spread'].median())} ({least_to_most})")
+    what = "SD of a participant's score over seeds, in SDs between participants (median)"
+    return f"{what}: {', '.join(said)}." if said else ""
 
 
 def _reading_figure(reading: pd.DataFrame | None) -> blocks.Block | None:
@@ -142,6 +163,10 @@ def _factor_table(factors: pd.DataFrame) -> blocks.Block:
         interval_column(
             "ICC, unseen against seen [95% CI]", "icc_folds",
             "models that never saw a participant against models that did", ("icc_folds_low", "icc_folds_high"),
+        ),
+        number_column(
+            "spread", "seed_spread", 2,
+            "SD of a participant's score over seeds, median over participants, in SDs between participants",
         ),
         Column("stable", lambda row: "yes" if row["stable"] == "True" else "no"),
     ]  # fmt: skip
