@@ -20,7 +20,7 @@ from sepclr_med.cohort.embeddings import NOTICE, factor_columns, read_embeddings
 from sepclr_med.cohort.ledger import append_event, seal
 from sepclr_med.errors import ManifestError, RunError
 from sepclr_med.new_participants import SITE_FILE, embed_new
-from sepclr_med.onboarding import FEWEST_CONTROLS
+from sepclr_med.onboarding import FEWEST_CONTROLS, find_new_sites
 from sepclr_med.rundir import RunDir
 from sepclr_med.volumes.image_statistics import ImageStatistics, MeanImage, tabulate_statistics
 from sepclr_med.volumes.normative import fit_normative
@@ -250,7 +250,14 @@ def test_a_site_without_controls_or_with_few_is_refused_in_plain_words(run, new,
         embed_new(run, some(new, n), tmp_path / "out")
 
 
-def test_a_run_that_knows_all_sites_or_has_no_reference_says_that_there_is_nothing_to_onboard(run, cohort, tmp_path):
+def test_patients_only_are_no_reason_to_refuse_where_the_method_has_no_reference_and_it_is_said_why(tmp_path):
+    patients = pd.DataFrame({"participant_id": ["a", "b"], "diagnosis": "patient", "site": "new"})
+    found = find_new_sites(RunDir(tmp_path), patients, load_config(overrides=["method.name=sepclr_paper"]))
+    assert found.sites == []
+    assert "no site effect to estimate: its encoders see images as they are, whatever the site" in found.nothing
+
+
+def test_a_run_that_knows_all_sites_says_that_there_is_nothing_to_onboard(run, cohort, tmp_path):
     known = cohort[(cohort["site"] == "site1") & (cohort["split"] == "test")].head(3).reset_index(drop=True)
     found = embed_new(run, known, tmp_path / "a", onboard_site=True)
     assert any("All sites are known to the run: site1, site2" in note for note in found.notes)
