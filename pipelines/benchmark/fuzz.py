@@ -109,6 +109,24 @@ def judge(reader, folder):
     return verdict, said
 
 
+def measure(reader, folder):
+    """Read one case; return a verdict, seconds of processor time, megabytes beyond those held, and what was said."""
+    held = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    started = time.process_time()
+    verdict, said = judge(reader, folder)
+    seconds, peak = time.process_time() - started, (memory("VmHWM") - held) / 2**20
+    if verdict in ("accepted", "refused"):
+        verdict = "memory" if peak > MEGABYTES else "slow" if seconds > SECONDS else verdict
+    return verdict, seconds, peak, said
+
+
+def limit_memory():
+    """Have this process refused what would take far more than a case may, before the machine runs out of it."""
+    limit = memory("VmSize") + (3 * MEGABYTES << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def read_seeds(name, reader, folder):
     """Make the valid cases of a reader and read each, which also imports all that it needs."""
     reader.make_case(np.random.default_rng(0))
@@ -130,19 +148,12 @@ def work(name, seed, first, cases, folder):
     warnings.simplefilter("ignore")
     reader = READERS[name]
     read_seeds(name, reader, Path(folder))
-    limit = memory("VmSize") + (3 * MEGABYTES << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory()
     print("{}", file=out, flush=True)
     for number in range(first, cases):
         place = Path(folder) / f"case-{number}"
         write_case(reader.make_case(np.random.default_rng([seed, number])), place)
-        held = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-        started = time.process_time()
-        verdict, said = judge(reader, place)
-        seconds, peak = time.process_time() - started, (memory("VmHWM") - held) / 2**20
-        if verdict in ("accepted", "refused"):
-            verdict = "memory" if peak > MEGABYTES else "slow" if seconds > SECONDS else verdict
+        verdict, seconds, peak, said = measure(reader, place)
         if verdict in ("accepted", "refused"):
             shutil.rmtree(place, ignore_errors=True)
         line = {"number": number, "verdict": verdict, "seconds": seconds, "peak": peak, "said": said[-3000:]}
@@ -254,10 +265,11 @@ def guide(name, seconds, keep):
     def one(content):
         shutil.rmtree(place, ignore_errors=True)
         write_case(case | {spoiled: content}, place)
-        verdict, said = judge(reader, place)
+        verdict, taken, peak, said = measure(reader, place)
         if verdict in WRONG:
-            shutil.copytree(place, keep / name / f"guided-{abs(hash(content))}", symlinks=True)
-            raise RuntimeError(said)
+            saved = keep / name / f"guided-{abs(hash(content))}"
+            shutil.copytree(place, saved, symlinks=True)
+            raise RuntimeError(f"{verdict}, {taken:.1f} s, {peak:.0f} MB: {saved}\n{said}")
 
     def mutate(content, size, seed):
         rng = np.random.default_rng(seed)
@@ -267,8 +279,9 @@ def guide(name, seconds, keep):
             return atheris.Mutate(content, size)
 
     longest = max(1 << 16, 2 * max(len(content) for content in others))
-    words = [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-timeout={int(SECONDS)}", f"-max_len={longest}"]
-    atheris.Setup([*words, "-rss_limit_mb=4096"], one, custom_mutator=mutate)
+    words = [sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-timeout={int(HANG_SECONDS)}"]
+    limit_memory()
+    atheris.Setup([*words, f"-max_len={longest}", "-rss_limit_mb=4096"], one, custom_mutator=mutate)
     atheris.Fuzz()
 
 

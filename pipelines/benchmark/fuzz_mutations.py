@@ -39,6 +39,8 @@ WORDS = [
     b"PK\x03\x04",
     b"\x1b[31m",
 ]
+# Characters and cells of a spoiled table: five changes of a long one would otherwise take gigabytes.
+LARGEST_TABLE = 1 << 24
 
 
 def mutate_bytes(rng, content, others=()):
@@ -98,16 +100,22 @@ def mutate_table(rng, content, others=()):
             rows[row], rows[other] = rows[other], rows[row]
         elif kind == 7:
             place, new = int(rng.integers(0, len(rows[0]) + 1)), CELLS[rng.integers(0, len(CELLS))]
-            rows = [[*cells[:place], new, *cells[place:]] for cells in rows]
+            if len(rows) * (1 + len(new)) <= LARGEST_TABLE:
+                rows = [[*cells[:place], new, *cells[place:]] for cells in rows]
         elif kind == 8:
             rows = [cells[:cell] + cells[cell + 1 :] for cells in rows]
         elif kind == 9:
-            rows[row] = rows[row] * int(rng.integers(2, 400))
+            rows[row] = rows[row] * min(int(rng.integers(2, 400)), _copies_that_fit(rows[row : row + 1]))
         elif kind == 10 and len(rows) < 400:
-            rows = rows + [list(cells) for cells in rows[1:]] * int(rng.integers(1, 20))
+            copies = min(int(rng.integers(1, 20)), _copies_that_fit(rows))
+            rows = rows + [list(cells) for cells in rows[1:]] * copies
     text = ["\n", "\r\n", "\r", "\n\n"][rng.choice(4, p=[0.7, 0.15, 0.1, 0.05])].join(map(separator.join, rows))
     encoding = ["utf-8", "utf-8-sig", "utf-16", "cp1252", "utf-32"][rng.choice(5, p=[0.8, 0.05, 0.06, 0.06, 0.03])]
     return text.encode(encoding, errors="surrogatepass" if encoding.startswith("utf") else "replace")
+
+
+def _copies_that_fit(rows):
+    return max(1, LARGEST_TABLE // (1 + sum(len(cells) + sum(map(len, cells)) for cells in rows)))
 
 
 def _spoil_node(rng, value, depth=0):
