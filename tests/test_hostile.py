@@ -525,7 +525,10 @@ def test_facts_of_another_hand_are_passed_over(tmp_path):
     read_images([str(path)], 1, tmp_path / "images.jsonl")
     good = json.loads((tmp_path / "images.jsonl").read_text())
     assert FactsFile(tmp_path / "images.jsonl").get(str(path))
-    for change in ({"shape": "abc"}, {"mean": "x"}, {"thumbnail": ""}, {"thumbnail": "eJw="}, {"shape": [10**30]}):
+    half = good["thumbnail"][: len(good["thumbnail"]) // 8 * 4]
+    damaged = [{"thumbnail": ""}, {"thumbnail": "eJw="}, {"thumbnail": "", "mode": "L"}, {"thumbnail": half}]
+    shapes = [{"shape": "abc"}, {"shape": [10**30]}, {"shape": [2, 2, 2]}, {"shape": [0]}]
+    for change in [*shapes, *damaged, {"mean": "x"}]:
         save(tmp_path / "images.jsonl", json.dumps(good | change) + "\n" + DEEP + "\n")
         assert FactsFile(tmp_path / "images.jsonl").get(str(path)) is None
 

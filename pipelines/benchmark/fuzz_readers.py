@@ -309,11 +309,16 @@ def facts_seeds():
 def read_facts_case(folder):
     from sepclr_med.cohort.facts_file import FactsFile
     from sepclr_med.cohort.faults import find_faults
+    from sepclr_med.cohort.outliers import MIN_IMAGES, find_outliers
+    from sepclr_med.errors import Problem
 
-    for facts in FactsFile(folder / "images.jsonl")._facts.values():
+    remembered = list(FactsFile(folder / "images.jsonl")._facts.values())
+    for facts in remembered:
         find_faults(facts)
-        if facts.usable:
-            np.isfinite(facts.pattern()).all()
+    usable = [facts for facts in remembered if facts.usable] * MIN_IMAGES
+    ids = [f"{i:03d}" for i in range(len(usable))]
+    rows = pd.DataFrame({"participant_id": ids, "image_path": [facts.path for facts in usable]})
+    find_outliers(rows, usable, lambda label, **said: Problem(row=label, **said))
 
 
 def store_seeds():

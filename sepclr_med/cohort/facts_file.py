@@ -139,6 +139,6 @@ def _read_lines(path: Path) -> Iterator[ImageFacts]:
             # Cut short, damaged, or written by another version with other facts. pydantic's errors are ValueErrors.
             with suppress(ValueError, OverflowError, zlib.error):
                 facts = parse(line, strict=True)
-                if facts.usable and not facts.is_picture:
+                if facts.usable and (facts.grid or not facts.is_picture):
                     facts.pattern()
                 yield facts
