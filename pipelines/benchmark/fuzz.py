@@ -239,8 +239,8 @@ def replay(folder):
         print(*judge(reader, Path(copy)), sep="\n")
 
 
-def guide(name, seconds, keep):
-    """Let atheris look for new ways through the code; a failure stops it and is saved."""
+def guide(name, seconds, keep, spoiled=None):
+    """Let atheris spoil one file, by default the largest, in search of new ways through the code; stop at a failure."""
     import atheris
 
     # Most modules are imported where they are first used.
@@ -253,9 +253,10 @@ def guide(name, seconds, keep):
         reader = READERS[name]
         read_seeds(name, reader, Path(folder))
     case = reader.seeds[0]
-    spoiled = max(
-        (file for file in case if isinstance(case[file], bytes) and reader._mutation(file)), key=lambda f: len(case[f])
-    )
+    files = [file for file in case if isinstance(case[file], bytes) and reader._mutation(file)]
+    spoiled = spoiled or max(files, key=lambda file: len(case[file]))
+    if spoiled not in files:
+        raise SystemExit(f"{name}: no file {spoiled}; there are {', '.join(files)}")
     change = reader._mutation(spoiled)
     others = [seed[spoiled] for seed in reader.seeds if isinstance(seed.get(spoiled), bytes)]
     corpus, place = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp()) / "case"
@@ -300,6 +301,7 @@ def main():
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for cases that go wrong")
     parser.add_argument("--replay", type=Path, metavar="FOLDER")
     parser.add_argument("--guided", type=int, metavar="SECONDS")
+    parser.add_argument("--file", metavar="NAME", help="file of the case that --guided spoils; by default the largest")
     given = parser.parse_args()
     if unknown := set(given.readers) - set(READERS):
         parser.error(f"no reader {', '.join(sorted(unknown))}; there are {', '.join(READERS)}")
@@ -307,7 +309,7 @@ def main():
         replay(given.replay)
         return
     if given.guided:
-        guide(given.readers[0], given.guided, given.keep)
+        guide(given.readers[0], given.guided, given.keep, given.file)
         return
     rows = []
     for name in given.readers or READERS:
