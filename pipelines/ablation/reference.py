@@ -1,9 +1,11 @@
 """What the normative reference keeps and hides, by the number of controls it is fitted on. No training.
 
     python pipelines/ablation/reference.py OUTPUT_DIR [--sizes 30,60,...] [--spacing 8] [--model pca] [--new 200]
+                                           [--default]
 
 A cohort with as many controls and 400 patients is simulated for each size; the reference is fitted on the controls and
-renders patients and 200 further controls. One row per size in ``OUTPUT_DIR/reference.tsv``:
+renders patients and 200 further controls. With ``--default`` it is what ``fit`` does by default: head size is among the
+covariates, and as many further patients help to estimate effects. One row per size in ``OUTPUT_DIR/reference.tsv``:
 
 ``n_components``
     chosen by the likelihood of held-out controls;
@@ -33,7 +35,7 @@ from sklearn.metrics import roc_auc_score
 from sepclr_med import evaluate, simulate
 from sepclr_med.rendering import assign_folds
 from sepclr_med.rundir import write_table
-from sepclr_med.settings import VolumesConfig
+from sepclr_med.settings import NormativeConfig, VolumesConfig
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.normative import Rendering, fit_normative, render_with
 
@@ -67,6 +69,11 @@ def simulate_people(options: argparse.Namespace) -> tuple[pd.DataFrame, Any]:
     return people, cache_volumes(people, VolumesConfig(spacing=options.spacing), options.output / "cache")
 
 
+def choose_helpers(people: pd.DataFrame, n: int) -> np.ndarray:
+    """Return the rows of n patients who are not among those that are looked at."""
+    return np.flatnonzero((people["diagnosis"] == "patient") & (people["split"] == "train"))[:n]
+
+
 def choose_people(people: pd.DataFrame, n: int, n_new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the rows of n training controls, of new controls and of patients."""
     control = (people["diagnosis"] == "control").to_numpy()
@@ -75,13 +82,29 @@ def choose_people(people: pd.DataFrame, n: int, n_new: int) -> tuple[np.ndarray,
     return fitted, np.flatnonzero(control & ~train)[:n_new], np.flatnonzero(~control)[-2 * n_new :]
 
 
-def fit_reference(fitted: np.ndarray, people: pd.DataFrame, cached, n_components: int | str = "auto", model="pca"):
-    """Return the reference of these controls."""
-    table = people.iloc[fitted].reset_index(drop=True)
-    everyone = np.ones(fitted.size, bool)
-    folds = assign_folds(table, everyone, 5)
+def fit_reference(
+    fitted: np.ndarray,
+    people: pd.DataFrame,
+    cached,
+    n_components: int | str = "auto",
+    model="pca",
+    helpers: np.ndarray | None = None,
+):
+    """Return the reference of these controls, of default settings where patients help."""
+    rows = fitted if helpers is None else np.concatenate([fitted, helpers])
+    table = people.iloc[rows].reset_index(drop=True)
+    is_control = np.arange(rows.size) < fitted.size
+    settings = NormativeConfig()
+    how = {} if helpers is None else {"pooled": settings.pooled, "borrow": settings.borrow}
     return fit_normative(
-        lambda places: cached.load(fitted[places]), table, everyone, folds, COVARIATES, n_components, model
+        lambda places: cached.load(rows[places]),
+        table,
+        is_control,
+        assign_folds(table, is_control, 5),
+        COVARIATES if helpers is None else settings.covariates,
+        n_components,
+        model,
+        **how,
     )
 
 
@@ -93,7 +116,8 @@ def render(rendering: Rendering, cached, rows: np.ndarray) -> np.ndarray:
 
 def measure(n: int, people: pd.DataFrame, cached, options: argparse.Namespace) -> dict[str, float]:
     fitted, new, patients = choose_people(people, n, options.new)
-    reference = fit_reference(fitted, people, cached, model=options.model)
+    helpers = choose_helpers(people, n) if options.default else None
+    reference = fit_reference(fitted, people, cached, model=options.model, helpers=helpers)
     rendering = render_with(reference, people)
     in_sample = render_with(reference, people.assign(participant_id="someone else"))
     unseen, ill = (render(rendering, cached, rows) for rows in (new, patients))
@@ -152,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--new", type=int, default=200, help="unseen controls, and patients that probes are fitted on; 32 or more"
     )
+    options.add_argument("--default", action="store_true", help="with head size, and patients who help")
     return options
 
 
