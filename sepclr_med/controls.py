@@ -18,10 +18,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
-from sklearn.metrics import roc_auc_score
 
 from sepclr_med.analysis.associations.exchangeability import draw_permutations
 from sepclr_med.analysis.controls_figure import draw_controls
+from sepclr_med.analysis.disentanglement import background_salient_norm
 from sepclr_med.analysis.separation import evaluate
 from sepclr_med.analysis.spaces import join_spaces
 from sepclr_med.cohort.manifest import assign_roles, manifest_hash
@@ -92,7 +92,7 @@ def run_controls(
     DataFrame
         One row per run, also of earlier calls in this folder: ``kind strength run n``; of held-out participants, from
         the salient space, ``accuracy`` of the made-up diagnosis (balanced, chance 0.5), its permutation ``p_value``,
-        ``norm_auc`` (length of the salient embedding, patients against controls), and for planted atrophy
+        ``norm_auc`` (distance from the mean of training controls, patients against controls), and for planted atrophy
         ``severity_r2``.
 
     Raises
@@ -239,15 +239,27 @@ def _measure(made: pd.DataFrame, config: Config, folder: Path, name: str, run: i
     table = table[(table["space"] == "salient") & (table["scheme"] == "held-out")]
     figures = table.set_index(["variable", "metric"])
     space = join_spaces(salient, made)[0]
-    held = space.rows["split"].eq("test").to_numpy()
-    lengths, ill = np.linalg.norm(space.features[held], axis=1), space.rows["diagnosis"].eq("patient").to_numpy()[held]
+    held, ill = (space.rows[name].eq(value).to_numpy() for name, value in (("split", "test"), ("diagnosis", "patient")))
     return {
         "n": int(space.rows.loc[held, "participant_id"].nunique()),
         "accuracy": float(figures.loc[("diagnosis", "balanced_accuracy"), "value"]),
         "p_value": float(figures.loc[("diagnosis", "balanced_accuracy"), "p_value"]),
-        "norm_auc": float(roc_auc_score(ill, lengths)),
+        "norm_auc": auc_of_length(space.features, ill, held),
         "severity_r2": float(figures["value"].get(("severity", "r2"), np.nan)),
     }
+
+
+def auc_of_length(features: np.ndarray, is_patient: np.ndarray, held_out: np.ndarray) -> float:
+    """Return how well the distance from the mean of training controls tells held-out patients from held-out controls.
+
+    Examples
+    --------
+    >>> features = np.array([[5.0, 0.0], [6.0, 0.0], [5.5, 0.0], [0.0, 0.0]])
+    >>> auc_of_length(features, np.array([False, False, False, True]), np.array([False, False, True, True]))
+    1.0
+    """
+    centre = features[~is_patient & ~held_out].mean(axis=0)
+    return background_salient_norm(features[held_out], is_patient[held_out], centre)[1]
 
 
 def _check(kinds: Sequence[str], strengths: Sequence[float], n_runs: int) -> None:

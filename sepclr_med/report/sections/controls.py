@@ -49,7 +49,7 @@ def describe_controls(data: Mapping[str, Any]) -> blocks.Block | None:
         count_column("runs", "n_runs"),
         number_column("accuracy", "accuracy", 2, "balanced, of the made-up diagnosis in held-out people; chance 0.50"),
         number_column("SD", "accuracy_sd", 2, "over runs"),
-        number_column("AUC of length", "norm_auc", 2, "of the salient embedding; chance 0.50"),
+        number_column("AUC of length", "norm_auc", 2, "from the mean of training controls; chance 0.50"),
         number_column("severity R\u00b2", "severity_r2"),
         interval_column("found [95% CI]", "share", "share of runs with p of 0.05 or less", ("found_low", "found_high")),
     ]
