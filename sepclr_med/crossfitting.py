@@ -27,10 +27,10 @@ from sepclr_med.cohort.crossfolds import Job, assign_crossfolds, assign_site_fol
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.cohort.trainable import require_trainable
 from sepclr_med.config import Config, dump_config
-from sepclr_med.errors import ConfigError, PreemptedError, Problem, RunError
+from sepclr_med.errors import ConfigError, Problem, RunError
 from sepclr_med.methods import needs_reference, salient_share
 from sepclr_med.occupancy import working_in
-from sepclr_med.preemption import SIGNALS, hearing
+from sepclr_med.preemption import SIGNALS, ToldToStop, hearing
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_json, write_text
 from sepclr_med.runs import cache_folder, note_cross_fit, note_seal, open_run, read_config, require_sealed
@@ -265,7 +265,7 @@ def _stopped_with_us(pool: ThreadPoolExecutor, children: list[subprocess.Popen[b
 
 
 def _stop(number: int, frame: object) -> None:
-    raise PreemptedError("told to stop; the same command goes on from there")
+    raise ToldToStop("told to stop; the same command goes on from there")
 
 
 def _gpu(index: int) -> str | None:

@@ -147,11 +147,12 @@ def on_first_process(fabric: Fabric, work: Callable[[], Result]) -> Result:
         What ``work`` raised, in the first process; the others end quietly with exit code 1.
     """
     result: Result | None = None
-    failure: Exception | None = None
+    failure: BaseException | None = None
     if fabric.is_global_zero:
         try:
             result = work()
-        except Exception as error:
+        # Whatever it is: the others wait to be told.
+        except BaseException as error:
             failure = error
     failed = failure is not None
     if fabric.world_size > 1:

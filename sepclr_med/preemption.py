@@ -17,6 +17,10 @@ from sepclr_med.errors import PreemptedError
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
+class ToldToStop(BaseException):
+    """What a signal raises inside :func:`hearing`: as an ``Exception`` it would be taken for a broken image."""
+
+
 class StopRequest:
     """Whether any of the processes was told to stop.
 
@@ -44,7 +48,7 @@ class StopRequest:
         """Note a signal, or stop at once where there is no state to save."""
         self.received = True
         if self.at_once:
-            raise PreemptedError("told to stop before training; the same command goes on with what is cached")
+            raise ToldToStop("told to stop before training; the same command goes on with what is cached")
 
     @contextmanager
     def asked_between_steps(self) -> Iterator[None]:
@@ -66,9 +70,14 @@ def listening(fabric: Fabric) -> Iterator[StopRequest]:
 
 @contextmanager
 def hearing(receive: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
-    """Have a function called when these signals come inside the block.
+    """Have a function called when these signals come inside the block; it may raise :class:`ToldToStop`.
 
     Outside a program's main thread nothing can listen, and the signals keep their meaning.
+
+    Raises
+    ------
+    PreemptedError
+        For :class:`ToldToStop`, when all inside the block is put away.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -76,6 +85,8 @@ def hearing(receive: Callable[[int, FrameType | None], None], numbers: Iterable[
     before = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield
+    except ToldToStop as told:
+        raise PreemptedError(str(told)) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

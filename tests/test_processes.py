@@ -30,7 +30,9 @@ from sepclr_med.rundir import RunDir
 from sepclr_med.settings import TrainingConfig
 from sepclr_med.step import backward_batch, divide_batch, split_heads
 from sepclr_med.training import _prepare
+from sepclr_med.volumes import loading
 from sepclr_med.volumes.cache import CachedVolumes
+from sepclr_med.volumes.journal import Journal
 from sepclr_med.volumes.reader import VolumeReader
 
 SETTINGS = [
@@ -314,17 +316,24 @@ def test_told_to_stop_in_an_epoch_the_same_call_goes_on_from_that_very_step(alon
     assert_same_training(alone, tmp_path / "run", rtol=1e-4, norm_rtol=1e-4)
 
 
-def test_told_to_stop_while_preprocessing_it_stops_at_once_and_loses_nothing(cohort, tmp_path, monkeypatch):
-    manifest, config = read_manifest(cohort), load_config(overrides=[*SETTINGS, "training.epochs=1"])
-    real = training.cache_volumes
+@pytest.mark.parametrize(
+    ("where", "name"), [(training, "cache_volumes"), (loading.LoadImage, "__call__"), (Journal, "append")]
+)
+def test_told_to_stop_while_preprocessing_it_stops_at_once_and_loses_nothing(
+    cohort, tmp_path, monkeypatch, where, name
+):
+    # With one thread images are read in the one that hears signals: an image must not be blamed, nor the disk.
+    settings = [*SETTINGS, "training.epochs=1", "volumes.n_jobs=1"]
+    manifest, config = read_manifest(cohort), load_config(overrides=settings)
+    real = getattr(where, name)
 
-    def and_a_signal(*args):
-        found = real(*args)
+    def and_a_signal(*args, **choices):
+        found = real(*args, **choices)
         os.kill(os.getpid(), signal.SIGUSR1)
         return found
 
-    monkeypatch.setattr(training, "cache_volumes", and_a_signal)
-    with pytest.raises(PreemptedError, match="before training"):
+    monkeypatch.setattr(where, name, and_a_signal)
+    with pytest.raises(PreemptedError, match=r"^told to stop before training"):
         fit(manifest, config, tmp_path / "run")
     monkeypatch.undo()
     assert fit(manifest, config, tmp_path / "run") == tmp_path / "run"
