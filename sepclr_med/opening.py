@@ -158,7 +158,7 @@ def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
     """
     # The embeddings of a cross-fit hold nobody of the test set, though all of them are held out.
     entries = None if run.cross_fit.is_file() else ledger_entries(run)
-    return entries if entries and (is_sealed(entries) or _sealed_by(run)[1]) else None
+    return entries if entries and is_sealed(entries) else None
 
 
 def ledger_entries(run: RunDir) -> list[dict[str, Any]] | None:
@@ -167,14 +167,17 @@ def ledger_entries(run: RunDir) -> list[dict[str, Any]] | None:
     Raises
     ------
     RunError
-        When the ledger was changed, or that of a sealed test set is gone.
+        When the ledger was changed, or that of a sealed test set is gone or has hypotheses alone.
     """
     if not run.seal.is_file():
         return None
     ledger, sealed = _sealed_by(run)
     # Nobody of a cross-fit is sealed, so that without its ledger nobody would be seen unasked.
     needed = sealed and not run.cross_fit.is_file()
-    return read_ledger(ledger) if needed or os.path.isfile(ledger) else None
+    entries = read_ledger(ledger) if needed or os.path.isfile(ledger) else None
+    if needed and entries and not is_sealed(entries):
+        raise RunError(f"{ledger}: does not begin with the seal of this run's test set; put back the ledger that does")
+    return entries
 
 
 def _sealed_by(run: RunDir) -> tuple[Path, bool]:

@@ -382,6 +382,14 @@ def test_hypotheses_without_a_seal_hide_no_row_and_keep_to_their_rows(study):
     assert len(read_ledger(ledger)) == 1
 
 
+def test_another_ledger_of_hypotheses_alone_in_the_place_of_the_seal_opens_nothing(study):
+    ledger_path(study / "study.tsv").unlink()
+    seal(read_manifest(study / "study.tsv").drop(columns="split"), study / "study.tsv", study / "hypotheses.yaml")
+    with pytest.raises(RunError, match="does not begin with the seal of this run's test set"):
+        link_run(study / "run", n_permutations=99, parts=[])
+    assert not (collect_run(study / "run")["manifest"]["split"] == "test").any()
+
+
 def test_a_cross_fit_whose_ledger_cannot_be_written_is_refused_before_training(study, monkeypatch):
     monkeypatch.setattr("sepclr_med.cohort.ledger.write_text", raise_os_error)
     with pytest.raises(RunError, match=r"study\.ledger\.jsonl: cannot be written"):
