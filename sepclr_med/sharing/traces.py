@@ -74,9 +74,9 @@ class Traces:
             return ["of a kind that cannot be looked through"]
         text, is_table = WEB.sub(" ", words), kind_of(path) in TABLES
         told = {what: seen for what, seen in self._checks(text, withheld, is_table).items() if seen(text)}
-        if not is_table:
+        if not (is_table and told):
             return list(told)
-        table = read_cells(path).replace(WEB, " ", regex=True)
+        table = read_cells(path).replace(WEB, " ", regex=True).rename(columns=lambda name: WEB.sub(" ", name))
         places = {what: find_cell(table, seen, told.values(), self.in_order) for what, seen in told.items()}
         return [f"{what} ({place})" if place else what for what, place in places.items()]
 
@@ -86,9 +86,7 @@ class Traces:
         # A site may be named as a user is.
         names = {name for name in self.names if not (is_table and _holds_any([name], "\n".join(self.places)))}
         return {
-            "a path of the disk": lambda text: any(
-                kind.search(WEB.sub(" ", text)) for kind in (UNIX_PATH, WINDOWS_PATH)
-            ),
+            "a path of the disk": lambda text: any(kind.search(text) for kind in (UNIX_PATH, WINDOWS_PATH)),
             "an identifier of DICOM": lambda text: UID.search(text) is not None,
             "an original id": lambda text: bool(there) and any(m[0] in self.ids for m in pattern.finditer(text)),
             "the name of a user or machine": lambda text: _holds_any(names, text),
