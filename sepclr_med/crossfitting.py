@@ -41,6 +41,23 @@ FEWEST_FOLDS = 3
 KILLED = "killed from outside, most likely because memory ran out: fewer --jobs, or --set training.micro_batch=N"
 
 
+@contextmanager
+def holding(run_dir: str | Path) -> Iterator[None]:
+    """Be the only process in the run folder of a cross-fit, and stop when told to by a signal.
+
+    Raises
+    ------
+    PreemptedError
+        After SIGTERM, SIGUSR1 or SIGINT.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise ToldToStop("told to stop; the same command goes on from there")
+
+    with working_in(run_dir), hearing(stop, (*SIGNALS, signal.SIGINT)):
+        yield
+
+
 def plan_cross_fit(
     manifest: pd.DataFrame,
     config: Config,
@@ -186,7 +203,7 @@ def cross_fit(
     """
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)
-    with working_in(run.path), hearing(_stop, (*SIGNALS, signal.SIGINT)):
+    with holding(run.path):
         planned = plan_cross_fit(manifest, config, run_dir, n_folds, n_seeds, overwrite)
         failed = _train_missing(run, config, planned, jobs, say)
     facts = {"jobs": [job.name for job in planned], "salient_variance": salient_share(config)}
@@ -262,10 +279,6 @@ def _stopped_with_us(pool: ThreadPoolExecutor, children: list[subprocess.Popen[b
         for child in children:
             child.terminate()
         raise
-
-
-def _stop(number: int, frame: object) -> None:
-    raise ToldToStop("told to stop; the same command goes on from there")
 
 
 def _gpu(index: int) -> str | None:

@@ -295,6 +295,15 @@ def test_told_to_stop_while_preprocessing_a_cross_fit_stops_at_once(cohort, tmp_
     assert handlers == [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
 
 
+def test_told_to_stop_while_only_planning_the_code_is_that_of_requeueing(cohort, tmp_path, monkeypatch, run_verb):
+    table, words = write_manifest(cohort, tmp_path / "manifest.tsv"), [f"--set={setting}" for setting in SMALL]
+    with monkeypatch.context() as patched:
+        patched.setattr(crossfitting, "cache_volumes", lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+        code, planned, err = run_verb("fit", table, tmp_path / "run", "--folds", 3, "--plan-only", *words)
+    assert (code, planned) == (75, "")
+    assert "stopped: told to stop; the same command goes on" in err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_or_killed_the_same_command_ends_with_the_same_embeddings(cohort, tmp_path, signal_number):

@@ -116,8 +116,7 @@ def fit(
         raise ConfigError("fit: whom should models leave out?", [said])
     if folds or leave_site_out:
         from sepclr_med.cohort.splits import without_test
-        from sepclr_med.crossfitting import cross_fit, job_command, plan_cross_fit, preprocess_images
-        from sepclr_med.occupancy import working_in
+        from sepclr_med.crossfitting import cross_fit, holding, job_command, plan_cross_fit, preprocess_images
         from sepclr_med.rundir import RunDir
 
         how = {"n_folds": folds, "n_seeds": seeds or 3, "overwrite": overwrite}
@@ -125,7 +124,7 @@ def fit(
         if n := len(table) - len(without_test(table)):
             print(f"note: the test part ({n} images) takes no part", file=sys.stderr)
         if plan_only:
-            with working_in(run_dir):
+            with holding(run_dir):
                 planned = plan_cross_fit(table, settings, run_dir, **how)
                 preprocess_images(run_dir, settings)
             for job in planned:
