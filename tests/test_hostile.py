@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sepclr_med.cohort.facts_file import FactsFile, read_images
 from sepclr_med.cohort.images import read_facts
 from sepclr_med.cohort.ledger import append_event, hash_hypotheses, read_hypotheses, read_ledger, seal
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest, write_manifest
+from sepclr_med.cohort.tables import read_table
 from sepclr_med.config import dump_config, load_config, parse_value
 from sepclr_med.erasing import load_erasures
 from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError, VolumeError
@@ -94,9 +96,33 @@ def test_a_table_nearly_all_of_whose_cells_are_missing_is_refused_before_it_is_f
     assert "cells are missing" in refused(ManifestError, path, read_manifest, path)
 
 
-def test_many_columns_are_refused_before_they_cost_anything(tmp_path):
+TABLE_READERS = {"manifest": read_manifest, "embeddings": lambda path: read_any_embeddings([str(path)])}
+
+
+@pytest.mark.parametrize("reader", TABLE_READERS)
+def test_many_columns_are_refused_before_they_cost_anything(tmp_path, reader):
     path = save(tmp_path / "m.csv", ",".join(f"c{i}" for i in range(6000)) + "\n" + "1," * 5999 + "1\n")
-    assert "6,000" in refused(ManifestError, path, read_manifest, path)
+    assert "6,000" in refused(ManifestError, path, TABLE_READERS[reader], path)
+
+
+@pytest.mark.parametrize("name", ["twice", '"in, quotes"'])
+@pytest.mark.parametrize("reader", TABLE_READERS)
+def test_a_header_of_millions_of_columns_is_not_taken_apart(tmp_path, reader, name):
+    path = save(tmp_path / "m.tsv", "\t".join(["participant_id", *[name] * 300_000]) + "\n001\t1\n")
+    tracemalloc.start()
+    try:
+        assert "300,001" in refused(ManifestError, path, TABLE_READERS[reader], path)
+        assert tracemalloc.get_traced_memory()[1] < 6 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["volume of region {} in mm3, corrected", '"volume of {}\tin mm3, ""corrected"""'])
+def test_a_long_header_of_columns_that_are_allowed_is_read(tmp_path, name):
+    names = [name.format(f"{i:0100d}") for i in range(1200)]
+    path = save(tmp_path / "m.tsv", "\t".join(["participant_id", *names]) + "\n001" + "\t1" * 1200 + "\n")
+    table, problems = read_table(path)
+    assert (table.shape, problems) == ((1, 1201), [])
 
 
 @pytest.mark.parametrize(

@@ -174,24 +174,32 @@ def _sniff(text: str, path: Path) -> tuple[str, list[Problem]]:
     header = next(line for line in text.split("\n") if line.strip())
     usual = SEPARATORS.get(path.suffix.lower(), "\t")
     order = [usual, *(separator for separator in SEPARATOR_NAMES if separator != usual)]
-    try:
-        fields = {separator: next(csv.reader([header], delimiter=separator)) for separator in order}
-    except csv.Error as error:
-        raise _refuse(
-            path, f"the header cannot be read: {error}", "name the columns in the first line", row=1
-        ) from None
-    holds_id = [s for s in order if ID_COLUMN in (field.strip().lower() for field in fields[s])]
-    separator = holds_id[0] if holds_id else max(order, key=lambda s: len(fields[s]))
-    if len(fields[separator]) > MOST_COLUMNS:
+    counts = {separator: _count_columns(header, separator) for separator in order}
+    holds_id = [s for s in order if counts[s] <= MOST_COLUMNS and ID_COLUMN in _split_header(header, s)]
+    separator = holds_id[0] if holds_id else max(order, key=lambda s: counts[s])
+    if counts[separator] > MOST_COLUMNS:
         fix = f"keep those the study needs, {MOST_COLUMNS:,} at most"
-        raise _refuse(path, "has too many columns", fix, row=1, got=f"{len(fields[separator]):,}")
-    if len(fields[separator]) == 1 and len(header.split()) > 1:
+        raise _refuse(path, "has too many columns", fix, row=1, got=f"{counts[separator]:,}")
+    if counts[separator] == 1 and len(header.split()) > 1:
         names = ", ".join(SEPARATOR_NAMES.values())
         raise _refuse(path, "columns are separated by spaces", f"separate them by {names}", row=1, got=header[:60])
-    if separator == usual or path.suffix.lower() != ".tsv" or len(fields[separator]) == 1:
+    if separator == usual or path.suffix.lower() != ".tsv" or counts[separator] == 1:
         return separator, []
     message = f"named .tsv but separated by {SEPARATOR_NAMES[separator]}; read accordingly"
     return separator, [Problem(message, file=str(path), code="separator", severity="info")]
+
+
+def _count_columns(header: str, separator: str) -> int:
+    """Count the cells without taking them apart: there can be tens of millions."""
+    quoted = rf'(?<![^{separator}])"[^"]*(?:""[^"]*)*"'
+    return re.sub(quoted, "", header).count(separator) + 1
+
+
+def _split_header(header: str, separator: str) -> list[str]:
+    try:
+        return [cell.strip().lower() for cell in next(csv.reader([header], delimiter=separator))]
+    except csv.Error:  # A cell that is endlessly long: this is not what separates them.
+        return []
 
 
 def _parse(text: str, separator: str, path: Path, severity: str) -> tuple[pd.DataFrame, list[Problem]]:
