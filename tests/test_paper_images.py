@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from sepclr_med import read_manifest
+from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
 from sepclr_med.cohort.preflight import check_cohort, check_participants
 from sepclr_med.config import VolumesConfig, parse_config
 from sepclr_med.volumes.cache import cache_volumes
@@ -429,6 +430,44 @@ def test_odir_has_single_diseases_and_both_eyes_in_one_split_from_either_table(s
     by_eye = pd.concat([table.assign(filename=table["Left-Fundus"]), table.assign(filename=table["Right-Fundus"])])
     by_eye.to_csv(folder / "full_df.csv", index=False)
     assert make_manifest(scripts, "odir", folder, tmp_path).equals(manifest)
+
+
+CAPS = {
+    "celeba": {"control": 20, "glasses": 10, "hat": 10},
+    "chexpert": {"control": 16, "cardiomegaly": 8, "edema": 8, "effusion": 8},
+    "odir": {"control": 15, "diabetes": 5, "glaucoma": 5, "cataract": 5, "macular_degeneration": 5, "myopia": 5},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAPS)
+def test_each_dataset_goes_from_its_label_files_to_embeddings_by_its_recipe(scripts, name, tmp_path, run_verb, request):
+    folder, table = request.getfixturevalue(name)
+    if name == "odir":
+        table.to_csv(folder / "full_df.csv", index=False)
+    manifest = make_manifest(scripts, name, folder, tmp_path, caps=CAPS[name])
+    assert len(manifest) == 40
+    rng, channels = np.random.default_rng(0), () if name == "chexpert" else (3,)
+    for path in manifest["image_path"]:
+        pixels = rng.integers(0, 256, (*rng.integers(180, 300, 2), *channels), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    few = ["network.backbone=small", "training.epochs=1", "training.batch_size=8", "volumes.n_jobs=1"]
+    chosen = [word for setting in few for word in ("--set", setting)]
+    table, trained, recipe = tmp_path / "out" / f"{name}.tsv", tmp_path / "trained", PAPER / name / "recipe.yaml"
+    done = run_verb("fit", table, trained, "--config", recipe, *chosen)
+    assert done[0] == 0, done[2]
+    done = run_verb("embed", trained)
+    assert done[0] == 0, done[2]
+    method = parse_config(settings_of(recipe)).method
+    tables = read_embeddings(trained / "embeddings", ["common", "salient"])
+    for space, n in (("common", method.common_dim), ("salient", method.salient_dim)):
+        factors = tables[space][factor_columns(tables[space])].to_numpy()
+        assert (factors.shape, len(set(tables[space]["participant_id"]))) == (
+            (40, n),
+            manifest["participant_id"].nunique(),
+        )
+        assert np.isfinite(factors).all()
+        assert (factors.std(axis=0) > 0).any()
 
 
 @pytest.mark.parametrize("name", ["celeba", "chexpert", "odir"])
