@@ -158,7 +158,7 @@ def test_spaces_and_readings(replicates):
     tables, mean, manifest = replicates
     tested = link(mean, manifest, ["severity"], n_permutations=99, parts=[]).tested
     spaces = space_stability({"seeds": tables}, tested, ["salient", "common"])
-    assert len(spaces) == 6
+    assert spaces["compared"].tolist() == ["seeds 0, 1", "seeds 0, 2", "seeds 1, 2"] * 2
     same = spaces[spaces["space"] == "common"]
     np.testing.assert_allclose(same[["cka", "overlap"]], 1, atol=1e-9)
     np.testing.assert_allclose(same["largest_angle"], 0, atol=1e-4)
@@ -168,6 +168,36 @@ def test_spaces_and_readings(replicates):
     assert read.loc["severity", "r2"] > 0.95
     assert read.loc["severity", "icc"] > 0.95
     assert read.loc["side", "n_seeds"] == 3
+
+
+def test_spaces_of_those_seen_and_unseen_are_compared_also_of_one_seed(replicates, tmp_path):
+    tables, mean, manifest = replicates
+    folds = [mean, {"salient": tables[0]["salient"], "common": mean["common"]}]
+    for several in ({"folds": folds}, {"seeds": tables, "folds": folds}):
+        found = link(mean, manifest, ["severity"], n_permutations=99, parts=[], replicates=several).space_stability
+        unseen = found[found["compared"] == "unseen, seen"].set_index("space")
+        assert len(found) - len(unseen) == 6 * ("seeds" in several)
+        assert unseen.loc["common", "cka"] == pytest.approx(1)
+        assert 0.7 < unseen.loc["salient", "cka"] < 0.99
+        assert unseen["overlap"].between(unseen["overlap_chance"], 1 + 1e-9).all()
+        write_table(
+            tmp_path / "analysis" / "stability.tsv", pd.DataFrame({"space": ["salient"], "factor": "s", "stable": True})
+        )
+        write_table(tmp_path / "analysis" / "space_stability.tsv", found)
+        report(tmp_path)
+        page = (tmp_path / "report.html").read_text()
+        assert page.count("unseen, seen</td>") == 2
+        assert page.count("seeds 0, 2</td>") == 2 * ("seeds" in several)
+
+
+def test_a_table_of_spaces_from_before_folds_were_compared_is_still_shown(replicates, tmp_path):
+    tables, mean, manifest = replicates
+    found = link(mean, manifest, ["severity"], n_permutations=99, parts=[], replicates={"seeds": tables})
+    write_table(tmp_path / "analysis" / "stability.tsv", found.stability)
+    before = found.space_stability.assign(seeds=found.space_stability["compared"].str.removeprefix("seeds "))
+    write_table(tmp_path / "analysis" / "space_stability.tsv", before.drop(columns="compared"))
+    report(tmp_path)
+    assert "seeds 0, 2" in (tmp_path / "report.html").read_text()
 
 
 def test_replicates_are_read_back(replicates, tmp_path):

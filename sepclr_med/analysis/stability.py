@@ -24,6 +24,7 @@ from sepclr_med.analysis.units import Units, cross_folds
 GOOD = 0.75
 LEADING_SHARE = 0.9
 MOST_COMPARED = 2000
+FOLDS_COMPARED = "unseen, seen"
 COLUMNS = {
     "seeds": ("icc", "icc_low", "icc_high", "icc_mean"),
     "folds": ("icc_folds", "icc_folds_low", "icc_folds_high"),
@@ -172,7 +173,7 @@ def rotate_replicates(replicates: Replicates, facts: Mapping[str, Any]) -> dict[
 
 
 def space_stability(replicates: Replicates, people: Participants, spaces: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """Return how alike whole spaces of different seeds are, which no rotation changes.
+    """Return how alike whole spaces of different models are, which no rotation changes.
 
     Parameters
     ----------
@@ -186,33 +187,35 @@ def space_stability(replicates: Replicates, people: Participants, spaces: Sequen
     Returns
     -------
     DataFrame
-        One row per space and pair of seeds: ``cka`` (:func:`debiased_cka`), ``n_leading`` (principal components that
-        hold 90% of the variance of the first), ``largest_angle`` (degrees) and ``overlap`` (mean squared cosine) of the
+        One row per space and pair that was ``compared``, two seeds and, over the folds, models that never saw a
+        participant with those that did: ``cka`` (:func:`debiased_cka`), ``n_leading`` (principal components that hold
+        90% of the variance of the first), ``largest_angle`` (degrees) and ``overlap`` (mean squared cosine) of the
         leading subspaces in the space of participants, ``overlap_chance`` (of random ones).
     """
     n = len(people)
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:MOST_COMPARED])
     rows = []
     for space in spaces:
-        scores = _scores(replicates.get("seeds", ()), people, space)
-        for one, other in combinations(range(len(scores)), 2):
-            left, right = (scores[number][chosen] for number in (one, other))
-            left, right = left - left.mean(axis=0), right - right.mean(axis=0)
-            k = _count_leading(left)
-            angles = subspace_angles(*(np.linalg.svd(side, full_matrices=False)[0][:, :k] for side in (left, right)))
-            rows.append(
-                {
-                    "space": space,
-                    "seeds": f"{one}, {other}",
-                    "n": len(chosen),
-                    "cka": debiased_cka(left, right),
-                    "n_leading": k,
-                    "largest_angle": float(np.degrees(angles.max())),
-                    "overlap": float(np.square(np.cos(angles)).mean()),
-                    "overlap_chance": k / (len(chosen) - 1),
-                }
-            )
+        for kind, tables in replicates.items():
+            scores = [each[chosen] for each in _scores(tables, people, space)]
+            for one, other in combinations(range(len(scores)), 2):
+                compared = FOLDS_COMPARED if kind == "folds" else f"seeds {one}, {other}"
+                rows.append({"space": space, "compared": compared} | _likeness(scores[one], scores[other]))
     return pd.DataFrame(rows)
+
+
+def _likeness(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    left, right = one - one.mean(axis=0), other - other.mean(axis=0)
+    k = _count_leading(left)
+    angles = subspace_angles(*(np.linalg.svd(side, full_matrices=False)[0][:, :k] for side in (left, right)))
+    return {
+        "n": len(left),
+        "cka": debiased_cka(left, right),
+        "n_leading": k,
+        "largest_angle": float(np.degrees(angles.max())),
+        "overlap": float(np.square(np.cos(angles)).mean()),
+        "overlap_chance": k / (len(left) - 1),
+    }
 
 
 def reading_stability(

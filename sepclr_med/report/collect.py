@@ -62,9 +62,9 @@ TABLES: dict[str, tuple[str, str, str, str]] = {
     ),
     "space_stability": (
         "analysis/space_stability.tsv",
-        "space seeds",
+        "space",
         "n cka n_leading largest_angle overlap overlap_chance",
-        "",
+        "compared seeds",
     ),
     "reading_stability": (
         "analysis/reading_stability.tsv",

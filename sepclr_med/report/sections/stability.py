@@ -139,7 +139,12 @@ def _space_table(spaces: pd.DataFrame | None) -> blocks.Block | None:
         return None
     columns = [
         text_column("space", "space"),
-        text_column("models", "seeds", "numbers of the two seeds"),
+        # Tables written before folds were compared have numbers of seeds alone.
+        Column(
+            "models",
+            lambda row: row["compared"] or f"seeds {row['seeds']}",
+            meaning="two seeds by their numbers, or models that never saw a participant and those that did",
+        ),
         count_column("n", "n"),
         number_column(
             "CKA", "cka", 2, "centred kernel alignment without bias: 1 the same but for rotation, 0 unrelated"
@@ -150,7 +155,7 @@ def _space_table(spaces: pd.DataFrame | None) -> blocks.Block | None:
         Column("largest angle", lambda row: f"{format_number(row['largest_angle'], 0)}°"),
     ]
     return make_table(
-        "space-stability", "Whole spaces, by pairs of seeds.", columns, spaces, "analysis/space_stability.tsv"
+        "space-stability", "Whole spaces, by pairs of models.", columns, spaces, "analysis/space_stability.tsv"
     )
 
 
