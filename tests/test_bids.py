@@ -115,6 +115,28 @@ def test_links_are_followed_but_never_in_circles(tmp_path):
     assert {problem.severity for problem in problems} == {"info"}
 
 
+LOOPS = {
+    "to itself": {"{0}": "{0}"},
+    "to the folder it is in": {"{0}": "."},
+    "to the parent": {"{0}": ".."},
+    "of two to one another": {"{0}": "{1}", "{1}": "{0}"},
+    "of two folders that hold one another": {"first/{0}": "../second", "second/{1}": "../first"},
+}
+
+
+@pytest.mark.parametrize("place", ["", "sub-01", "sub-01/anat"])
+@pytest.mark.parametrize("named", [("sub-02", "sub-03"), ("ses-1", "ses-2"), ("func", "dwi"), ("up", "down")])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_loops_of_links_end_and_add_no_image(tmp_path, loop, named, place):
+    build(tmp_path, [IMAGES[0]])
+    for link, target in LOOPS[loop].items():
+        path = tmp_path / place / link.format(*named)
+        path.parent.mkdir(exist_ok=True)
+        os.symlink(target.format(*named), path)
+    manifest, _ = find_images(tmp_path)
+    assert names(manifest) == ["sub-01_T1w.nii.gz"]
+
+
 def test_files_not_fetched_and_odd_names_are_warned_about(tmp_path):
     build(tmp_path, [IMAGES[0], "sub-01/anat/sub-01_brain_T1w.nii.gz"])
     (tmp_path / "sub-02" / "anat").mkdir(parents=True)

@@ -80,8 +80,8 @@ def parse_name(name: str) -> tuple[dict[str, str], str, str] | None:
 def scan_images(root: str | Path, suffix: str) -> Scan:
     """Read the names in ``sub-*/[ses-*/][anat/]`` under ``root``, and nothing deeper or elsewhere.
 
-    Links to folders are followed; the fixed depth makes loops harmless. Links whose file is not there (a dataset whose
-    content was not fetched) count as images and give a warning.
+    Links to folders are followed, but not upwards; the fixed depth makes other loops harmless. Links whose file is not
+    there (a dataset whose content was not fetched) count as images and give a warning.
 
     Parameters
     ----------
@@ -223,10 +223,10 @@ def _options(images: pd.DataFrame, key: list[str]) -> list[str]:
 
 
 def list_folder(folder: str, scan: Scan) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder, sorted; what cannot be read becomes a problem of the scan."""
+    """Return the entries of a folder, sorted, without links upwards; what cannot be read becomes a problem."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return sorted((e for e in entries if not _leads_up(e)), key=lambda entry: entry.name)
     except OSError as error:
         fix = "make it readable, or move it out of the dataset"
         message = f"folder cannot be read: {error.strerror}"
@@ -240,6 +240,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    if not (entry.is_symlink() and is_folder(entry)):
+        return False
+    target = os.path.realpath(entry.path)
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(entry.path))]) == target
 
 
 def _files(folder: str, scan: Scan, session: str | None = None) -> Iterator[tuple[os.DirEntry[str], str | None]]:
