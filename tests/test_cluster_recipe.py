@@ -12,6 +12,8 @@ import pytest
 from sepclr_med import simulate
 
 RECIPE = Path(__file__).parents[1] / "pipelines" / "cluster" / "Snakefile"
+# `make test-slow` runs the programs beside this Python without their folder in the path.
+HERE = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 SETTINGS = (
     "volumes.spacing=12 network.backbone=small training.epochs=1 training.batch_size=8 training.threads=1 "
     "volumes.normative.folds=2 evaluation.n_permutations=99 evaluation.n_bootstrap=20"
@@ -27,20 +29,21 @@ def test_settings_are_divided_between_them_and_not_inside_lists():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("snakemake") is None, reason="snakemake is not installed: pip install '.[cluster]'")
+@pytest.mark.skipif(
+    shutil.which("snakemake", path=HERE["PATH"]) is None, reason="snakemake is not installed: pip install '.[cluster]'"
+)
 def test_a_failed_model_does_not_stop_the_others_and_the_same_command_goes_on(tmp_path):
     simulate(tmp_path / "study", n_train=54, n_test=6, spacing=12.0, seed=2)
     command = ["snakemake", "-s", str(RECIPE), "--cores", "2", "--keep-going", "--quiet", "--retries", "0", "--config"]
     command += ["manifest=study/manifest.tsv", "run=run", "folds=3", "seeds=1", f"set={SETTINGS}"]
-    here = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def call():
-        return subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, env=HERE, capture_output=True, text=True)
 
     # A file where one model's folder should be.
     blocked = tmp_path / "run" / "models" / "fold-1_seed-0"
     first = subprocess.run(
-        [*command[:-5], "--until", "plan", *command[-6:]], cwd=tmp_path, env=here, capture_output=True
+        [*command[:-5], "--until", "plan", *command[-6:]], cwd=tmp_path, env=HERE, capture_output=True
     )
     assert first.returncode == 0, first.stderr
     blocked.write_text("")
