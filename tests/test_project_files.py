@@ -58,6 +58,14 @@ def test_the_slow_tests_are_run_every_week_by_one_who_may_mount_file_systems():
     assert runs.index("make setup PYTHON=python") < cluster < runs.index("sudo make test-slow")
 
 
+def test_the_lock_is_looked_up_among_known_vulnerabilities_and_stops_nothing():
+    job = read(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["audit"]
+    (command,) = [step["run"] for step in job["steps"] if step.get("run", "").startswith("pip-audit")]
+    assert (ROOT / command.split("--requirement ")[1].split()[0]).is_file()
+    assert job["continue-on-error"] is True
+    assert "pip-audit" in (ROOT / "SECURITY.md").read_text()
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda p: p.name)
 def test_an_issue_form_has_what_github_wants(path):
     form = read(path)
