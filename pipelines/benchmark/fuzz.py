@@ -3,7 +3,9 @@
 python pipelines/benchmark/fuzz.py                             every reader, 10,000 cases each
 python pipelines/benchmark/fuzz.py manifest bids --cases 500   some
 python pipelines/benchmark/fuzz.py --replay FOLDER             a case that was saved, with its traceback
-python pipelines/benchmark/fuzz.py bids --guided 60            by coverage, where atheris is installed (files only)
+python pipelines/benchmark/fuzz.py bids --guided 60            by coverage (files only)
+
+``--guided`` needs atheris, which is no dependency of the project: ``.venv/bin/python -m pip install "atheris>=3"``.
 
 A case is right when the reader returns a good result or raises the software's own error, whose message names the file,
 within 5 s of processor time and 512 MB beyond what the process holds, and leaves nothing else behind. A process of its
@@ -300,7 +302,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="folder for cases that go wrong")
     parser.add_argument("--replay", type=Path, metavar="FOLDER")
-    parser.add_argument("--guided", type=int, metavar="SECONDS")
+    parser.add_argument("--guided", type=int, metavar="SECONDS", help="by coverage; needs atheris")
     parser.add_argument("--file", metavar="NAME", help="file of the case that --guided spoils; by default the largest")
     given = parser.parse_args()
     if unknown := set(given.readers) - set(READERS):

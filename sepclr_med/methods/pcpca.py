@@ -8,8 +8,10 @@ Maximises the target's likelihood over a power of the background's under one fac
 
 with n target and m background rows, U_k the k leading eigenvectors, and the noise :math:`\sigma^2` the mean of the
 remaining eigenvalues. What is exported is the posterior mean of z, scores on U_k scaled by :math:`(\Lambda_k -
-\sigma^2)^{1/2} / \Lambda_k`. ``contrast`` is :math:`\gamma m / n`, below 1 (larger values are cut to 0.9); ``auto``
-chooses among 0 to 0.9 as :mod:`sepclr_med.methods.cpca` does. Common axes are those of the background.
+\sigma^2)^{1/2} / \Lambda_k`.
+
+Ours: ``contrast`` is :math:`\gamma m / n`, below 1 (larger values are cut to 0.9); ``auto`` chooses among 0 to 0.9 as
+:mod:`sepclr_med.methods.cpca` does; and there are common axes, those of the background.
 """
 
 from __future__ import annotations

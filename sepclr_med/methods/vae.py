@@ -1,8 +1,8 @@
-r"""A variational autoencoder of everyone, with one space (Kingma and Welling, ICLR 2014).
+r"""A variational autoencoder of everyone, with one space (Kingma and Welling, ICLR 2014, arXiv 1312.6114).
 
 .. math:: L = E_q[-\log p(x | z)] + \beta \, KL(q(z | x) \,\|\, N(0, I))
 
-The variance of the image is its maximum-likelihood value over the batch
+Ours: the variance of the image is its maximum-likelihood value over the batch
 (:func:`sepclr_med.losses.variational.image_nll`) instead of a constant. Both groups are treated alike; what is exported
 is the mean, as the salient space.
 """
