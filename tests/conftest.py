@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -86,3 +87,20 @@ def read_only():
             subprocess.run(["umount", "--lazy", folder], check=True)
 
     return close
+
+
+@pytest.fixture
+def signal_after(monkeypatch):
+    """Have SIGUSR1 come whenever a function is done."""
+
+    def patch(where, name):
+        real = getattr(where, name)
+
+        def and_a_signal(*args, **choices):
+            found = real(*args, **choices)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return found
+
+        monkeypatch.setattr(where, name, and_a_signal)
+
+    return patch

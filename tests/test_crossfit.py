@@ -278,17 +278,11 @@ def test_told_to_stop_the_models_in_training_are_saved_and_the_code_is_that_of_r
 @pytest.mark.parametrize(
     ("where", "name"), [(crossfitting, "cache_volumes"), (loading.LoadImage, "__call__"), (Journal, "append")]
 )
-def test_told_to_stop_while_preprocessing_a_cross_fit_stops_at_once(cohort, tmp_path, monkeypatch, where, name):
+def test_told_to_stop_while_preprocessing_a_cross_fit_stops_at_once(cohort, tmp_path, signal_after, where, name):
     # With one thread images are read in the one that hears signals: an image must not be blamed, nor the disk.
-    real, config = getattr(where, name), load_config(overrides=[*SMALL, "volumes.n_jobs=1"])
+    config = load_config(overrides=[*SMALL, "volumes.n_jobs=1"])
     handlers = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)]
-
-    def and_a_signal(*args, **choices):
-        found = real(*args, **choices)
-        os.kill(os.getpid(), signal.SIGUSR1)
-        return found
-
-    monkeypatch.setattr(where, name, and_a_signal)
+    signal_after(where, name)
     with pytest.raises(PreemptedError, match=r"^told to stop; the same command goes on"):
         cross_fit(cohort, config, tmp_path / "run", n_folds=3, n_seeds=1)
     assert not list((tmp_path / "run").glob("models/*/"))

@@ -320,19 +320,12 @@ def test_told_to_stop_in_an_epoch_the_same_call_goes_on_from_that_very_step(alon
     ("where", "name"), [(training, "cache_volumes"), (loading.LoadImage, "__call__"), (Journal, "append")]
 )
 def test_told_to_stop_while_preprocessing_it_stops_at_once_and_loses_nothing(
-    cohort, tmp_path, monkeypatch, where, name
+    cohort, tmp_path, monkeypatch, signal_after, where, name
 ):
     # With one thread images are read in the one that hears signals: an image must not be blamed, nor the disk.
     settings = [*SETTINGS, "training.epochs=1", "volumes.n_jobs=1"]
     manifest, config = read_manifest(cohort), load_config(overrides=settings)
-    real = getattr(where, name)
-
-    def and_a_signal(*args, **choices):
-        found = real(*args, **choices)
-        os.kill(os.getpid(), signal.SIGUSR1)
-        return found
-
-    monkeypatch.setattr(where, name, and_a_signal)
+    signal_after(where, name)
     with pytest.raises(PreemptedError, match=r"^told to stop before training"):
         fit(manifest, config, tmp_path / "run")
     monkeypatch.undo()

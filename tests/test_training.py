@@ -263,8 +263,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(coho
         patched.setattr(SepCLRObjective, "forward", spoiled)
         with pytest.raises(RunError, match=r"epoch 3: .*not finite.*epoch 2 is kept"):
             fit(manifest, config, run.path)
+    assert_kept_and_goes_on(run, manifest, config, epoch=2)
+
+
+def assert_kept_and_goes_on(run, manifest, config, epoch):
     tensors, state = load_checkpoint(run.checkpoint())
-    assert state["epoch"] == 2
+    assert state["epoch"] == epoch
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     fit(manifest, config, run.path)
     assert len(pd.read_csv(run.history, sep="\t")) == config.training.epochs
@@ -303,11 +307,7 @@ def test_a_validation_or_a_weight_that_is_not_finite_keeps_the_last_good_checkpo
         name = {"validation": "val_total", "weight": r"1 of \d+ tensors of weights \([\w. ]+\)"}[spoilt]
         with pytest.raises(RunError, match=rf"epoch 2: {name} not finite.*epoch 1 is kept"):
             fit(manifest, each, run.path)
-    tensors, state = load_checkpoint(run.checkpoint())
-    assert state["epoch"] == 1
-    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
-    fit(manifest, each, run.path)
-    assert len(pd.read_csv(run.history, sep="\t")) == config.training.epochs
+    assert_kept_and_goes_on(run, manifest, each, epoch=1)
 
 
 def test_embedding_an_unfinished_run_is_refused(cohort, config, tmp_path):
