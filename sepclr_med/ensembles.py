@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,26 @@ def embed_cross_fitted(
     """
     run = RunDir(run_dir)
     with alone_with_own(run, place_embeddings(run, manifest, output_dir)):
-        return embed_cross_fitted_at_sites(run_dir, manifest, output_dir, {})[0]
+        return embed_cross_fitted_at_sites(run_dir, manifest, output_dir, {}).tables
+
+
+class CrossFitted(NamedTuple):
+    """Embeddings by the models of a cross-fit.
+
+    Parameters
+    ----------
+    tables : dict of space to DataFrame
+        Means over models.
+    moved : list of DataFrame
+        As :func:`sepclr_med.embedding.embed_at_sites` gives them, averaged over models.
+    by_fold : dict of fold to (dict of space to DataFrame)
+        Means over the models of each fold, of new images: comparable with embeddings of the fold's own people, whom
+        these models never saw either.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    moved: list[pd.DataFrame]
+    by_fold: dict[str, dict[str, pd.DataFrame]]
 
 
 def embed_cross_fitted_at_sites(
@@ -76,7 +96,7 @@ def embed_cross_fitted_at_sites(
     manifest: pd.DataFrame | None,
     output_dir: str | Path | None,
     site_effects: Mapping[str, Mapping[str, SiteEffect]],
-) -> tuple[dict[str, pd.DataFrame], list[pd.DataFrame]]:
+) -> CrossFitted:
     """Embed images as :func:`embed_cross_fitted` does, some of them of sites that were not in training.
 
     Parameters
@@ -87,9 +107,7 @@ def embed_cross_fitted_at_sites(
 
     Returns
     -------
-    dict of space to DataFrame
-    list of DataFrame
-        As for :func:`sepclr_med.embedding.embed_at_sites`, averaged over models.
+    CrossFitted
     """
     started = datetime.now(timezone.utc)
     run = RunDir(run_dir)
@@ -132,7 +150,13 @@ def embed_cross_fitted_at_sites(
         )[0]
         for number in range(min((len(tables) for tables in shifted.values()), default=0))
     ]
-    return {space: table for space, table in tables.items() if space in SPACES}, moved
+    by_fold = {
+        fold: {
+            space: _average({job: aligned[job] for job in done if job.fold == fold}, space, None)[0] for space in spaces
+        }
+        for fold in (plan["folds"] if new is not None else ())
+    }
+    return CrossFitted({space: table for space, table in tables.items() if space in SPACES}, moved, by_fold)
 
 
 def find_jobs(run: RunDir) -> list[Job]:

@@ -122,10 +122,11 @@ def embed_new(
         effects = {model: {**effects.get(model, {}), **sites} for model, sites in new.items()} or effects
     by_site = next(iter(effects.values()), {})
     if cross_fitted:
-        tables, shifted = embed_cross_fitted_at_sites(run.path, manifest, folder, effects)
+        tables, shifted, by_fold = embed_cross_fitted_at_sites(run.path, manifest, folder, effects)
     else:
         how = (checkpoint, batch_size, cache_dir, devices)
         tables, shifted = embed_at_sites(run.path, manifest, folder, by_site, *how)
+        by_fold = {}
     if not is_first_process():
         return None
     here = _rows_of(manifest, tables["salient"])
@@ -140,7 +141,8 @@ def embed_new(
     derived = ("image", "canonical") if embedding_path(folder, "canonical") in written else ("image",)
     tables_and_derived = {**tables, **read_embeddings(folder, derived)}
     onboarded = {site: effect.facts["n_controls"] for site, effect in by_site.items()}
-    applicability = judge_applicability(tables_and_derived, here, norms, WORDS, onboarded)
+    judged = by_fold or {"": tables_and_derived}
+    applicability = judge_applicability(judged, here, norms, WORDS, onboarded)
     percentiles = _place(tables_and_derived, norms, moved, folder, cross_fitted)
     said = [_say_site(site, effect, percentiles, here, norms) for site, effect in by_site.items()]
     notes = [NOTICE, *notes, *summarise(applicability, norms), *(words for words in said if words)]

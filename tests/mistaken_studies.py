@@ -221,6 +221,7 @@ MISTAKES = {
     "A path that does not exist": (nothing, ""),
     "A folder in the place of the manifest": (nothing, ""),
     "An image in the place of the manifest": (nothing, ""),
+    "A recipe in the place of the manifest": (nothing, ""),
     "A folder of DICOM files": (dicom_folder, ""),
     "A folder of images that is not BIDS": (folder_without_subjects, ""),
     "Images of a kind that is not there": (nothing, ""),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sepclr_med import embed, fit, load_config, read_manifest, simulate, write_manifest
-from sepclr_med.analysis.conformal import conformal_any, conformal_p
+from sepclr_med.analysis.conformal import combine_p, conformal_any, conformal_p
+from sepclr_med.analysis.distances import fit_distance
 from sepclr_med.analysis.linking import link_run
 from sepclr_med.analysis.norms import load_norms
 from sepclr_med.analysis.percentiles import jackknife, percentile
@@ -91,6 +92,26 @@ def test_conformal_p_values_hold_their_level_whatever_the_scores_have_to_do_with
     assert np.mean(hits) == pytest.approx(0.05, abs=0.015)
     strange = np.array([[1.0, 1.0, 500.0]])
     assert conformal_any(strange, scores[:39])[0] == pytest.approx(1 / 40)
+
+
+def test_p_values_of_several_models_are_one_that_holds_its_level_where_their_mean_finds_nobody():
+    """As in a cross-fit, where each model sees people as they are and a little more: three folds of 100, 100 new."""
+    rng = np.random.default_rng(0)
+    combined, of_means = [], []
+    for _ in range(30):
+        own, new = rng.normal(size=(300, 4)), rng.normal(size=(100, 4))
+        fold, everyone = np.repeat(np.arange(3), 100), np.repeat("everyone", 300)
+        seen_own = own + rng.normal(size=own.shape)
+        seen_new = new + rng.normal(size=(3, *new.shape))
+        fits = [fit_distance(seen_own[fold != k], everyone[fold != k]) for k in range(3)]
+        known = np.concatenate([fits[k](seen_own[fold == k]) for k in range(3)])
+        combined.append(combine_p(np.array([conformal_p(fits[k](seen_new[k]), known) for k in range(3)])) <= 0.05)
+        of_means.append(conformal_p(fit_distance(seen_own, everyone)(seen_new.mean(axis=0)), known) <= 0.05)
+    assert np.mean(combined) == pytest.approx(0.05, abs=0.015)
+    assert np.mean(of_means) < 0.02
+    # One model that finds a row entirely usual does not outweigh two that never saw the like; nor is one alone changed.
+    assert combine_p(np.array([[0.002], [0.002], [1.0]]))[0] < 0.01
+    assert combine_p(np.array([[0.3, 1.0]])).tolist() == [0.3, 1.0]
 
 
 def test_the_interval_of_a_percentile_holds_the_share_of_the_population():

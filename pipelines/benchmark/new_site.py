@@ -9,8 +9,8 @@ are when all 250 controls onboard it, under a reference fitted with the whole si
 same encoders), and, in severity, with a run that was trained with the site (250 controls, 100 other patients). Tables
 go to ``OUTPUT_DIR``:
 ``new_site.tsv`` (by number of controls), ``flags.tsv`` (by kind of image), ``controls.tsv`` (controls that took part).
-What is simulated and trained is not done again. ``--cross-fit`` only asks how often a cross-fit of the 300 flags new
-people (three folds, one seed), and writes ``cross_fit_flags.tsv``.
+What is simulated and trained is not done again. ``--cross-fit`` only asks how often a cross-fit of the 300 flags images
+(three folds, one seed), and writes ``cross_fit_flags.tsv``.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def main() -> None:
     parser.add_argument("--cross-fit", action="store_true")
     options = parser.parse_args()
     if options.cross_fit:
-        tables = [flag_rates_of_cross_fit(options.output / f"seed-{seed}", seed) for seed in options.seeds]
-        write_table(options.output / "cross_fit_flags.tsv", pd.concat(tables, ignore_index=True))
-        print(pd.concat(tables).drop(columns=["seed", "images"]).mean().round(3).to_string())
+        table = pd.concat([flag_rates_of_cross_fit(options.output / f"seed-{seed}", seed) for seed in options.seeds])
+        write_table(options.output / "cross_fit_flags.tsv", table)
+        print(table.drop(columns="seed").groupby("images", sort=False).mean().round(3).to_string())
         return
     # The benchmark is what the least number rests on.
     onboarding.FEWEST_CONTROLS = 2
@@ -85,8 +85,7 @@ def flag_rates_of_cross_fit(folder: Path, seed: int) -> pd.DataFrame:
     run = cross_fit(study[study["split"] == "train"].reset_index(drop=True), config, folder / "cross_fit", 3, 1)
     if not (run / "embeddings").is_dir():
         embed_cross_fitted(run)
-    found = embed_new(run, new, folder / "flags").applicability
-    return rates_of(found.assign(images="new people, a cross-fit")).assign(seed=seed)
+    return flag_rates(run, new, folder / "cross_fit_flags", seed).assign(seed=seed)
 
 
 def run_seed(folder: Path, seed: int, n_draws: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -128,7 +127,9 @@ def run_seed(folder: Path, seed: int, n_draws: int) -> tuple[pd.DataFrame, pd.Da
     found = score.predict(embed(run, ill, folder / "ill")["salient"][score.feature_names_in_])
     elsewhere = measure_severity(found, ill, expected_ill)
     errors.append(pd.DataFrame([elsewhere]).assign(reference="new patients of known sites", n_controls=0, seed=seed))
-    flags = flag_rates(run, new, everyone, folder, seed)
+    onboarded = embed_new(run, everyone, folder / "flags", onboard_site=True).applicability
+    onboarded = rates_of(onboarded.assign(images="the new site, onboarded from all its controls"))
+    flags = pd.concat([flag_rates(run, new, folder, seed), onboarded], ignore_index=True)
     return pd.concat(errors, ignore_index=True), flags.assign(seed=seed), compare_controls(run, controls, folder, seed)
 
 
@@ -224,8 +225,8 @@ def measure_severity(severity: np.ndarray, patients: pd.DataFrame, expected: np.
     }
 
 
-def flag_rates(run: Path, new: pd.DataFrame, site: pd.DataFrame, folder: Path, seed: int) -> pd.DataFrame:
-    """Return how often images of each kind are unusual."""
+def flag_rates(run: Path, new: pd.DataFrame, folder: Path, seed: int) -> pd.DataFrame:
+    """Return which images of each kind are unusual, and in what."""
     rng = np.random.default_rng(seed)
     odd = new[:N_ODD]
     changes = {
@@ -242,8 +243,6 @@ def flag_rates(run: Path, new: pd.DataFrame, site: pd.DataFrame, folder: Path, s
     for name, change in changes.items():
         table = odd.assign(image_path=[write_changed(path, change, folder / "odd", name) for path in odd["image_path"]])
         rows.append(embed_new(run, table, folder / "flags").applicability.assign(images=name))
-    onboarded = embed_new(run, site, folder / "flags", onboard_site=True).applicability
-    rows.append(onboarded.assign(images="the new site, onboarded from all its controls"))
     return rates_of(pd.concat(rows, ignore_index=True))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sepclr_med.analysis.conformal import conformal_any, conformal_p
+from sepclr_med.analysis.conformal import combine_p, conformal_any, conformal_p
 from sepclr_med.analysis.norms import COMPARED, Norms
 from sepclr_med.cohort.coverage import compare_geometry, compare_ranges
 from sepclr_med.cohort.embeddings import ID_COLUMNS
@@ -34,11 +34,12 @@ APPLICABILITY_COLUMNS = {
     "split": "Part the participant had in the run, n/a for new ones.",
     **{
         f"{space}_distance": f"Mahalanobis distance of the {space} statistics from the nearer of controls and patients "
-        "of the training cohort (covariance of Ledoit and Wolf)."
+        "of the training cohort (covariance of Ledoit and Wolf); of a cross-fit its mean over the models of each fold."
         for space in COMPARED
     },
     **{
-        f"{space}_p": f"Conformal p-value of {space}_distance: its rank among people of the cohort."
+        f"{space}_p": f"Conformal p-value of {space}_distance: its rank among people of the cohort; of a cross-fit "
+        "those of all folds, combined (Cauchy)."
         for space in COMPARED
     },
     "p_any": "Conformal p-value of the strangest of the distances.",
@@ -51,7 +52,7 @@ APPLICABILITY_COLUMNS = {
 
 
 def judge_applicability(
-    tables: Mapping[str, pd.DataFrame],
+    by_fold: Mapping[str, Mapping[str, pd.DataFrame]],
     manifest: pd.DataFrame,
     norms: Norms | None,
     statistic_words: Mapping[str, str],
@@ -61,8 +62,8 @@ def judge_applicability(
 
     Parameters
     ----------
-    tables : mapping of {"common", "salient", "image"} to DataFrame
-        New embeddings, as far as there are.
+    by_fold : mapping of fold to (mapping of {"common", "salient", "image"} to DataFrame)
+        New embeddings by the models of each fold, as far as there are; those of a single run under ``""``.
     manifest : DataFrame
         The rows of the same images, in the same order.
     norms : Norms or None
@@ -77,29 +78,28 @@ def judge_applicability(
     DataFrame
         A row for each image, with the columns of ``APPLICABILITY_COLUMNS``.
     """
-    first = next(iter(tables.values()))
+    first = next(iter(next(iter(by_fold.values())).values()))
     found = first[[name for name in (*ID_COLUMNS[:3], "split") if name in first]].reset_index(drop=True)
     said: list[dict[str, list[str]]] = [{} for _ in range(len(found))]
-    spaces = [space for space in COMPARED if norms is not None and space in norms.distances and space in tables]
-    distances = {space: _distances(norms, space, tables[space]) for space in spaces} if norms is not None else {}
+    distances = _distances(norms, by_fold) if norms is not None else {}
+    spaces = list(distances)
     for space in COMPARED:
-        found[f"{space}_distance"] = distances.get(space, np.nan)
-        found[f"{space}_p"] = np.nan
-        if norms is not None and space in spaces:
-            found[f"{space}_p"] = conformal_p(distances[space], np.array(norms.scores[space]))
+        found[[f"{space}_distance", f"{space}_p"]] = np.nan
+        if norms is not None and space in distances:
+            found[f"{space}_distance"] = distances[space].mean(axis=0)
+            ranked = [conformal_p(scores, np.array(norms.scores[space])) for scores in distances[space]]
+            found[f"{space}_p"] = combine_p(np.array(ranked))
     found["p_any"] = np.nan
     if norms is not None and spaces:
         calibration = np.column_stack([norms.scores[space] for space in spaces])
-        found["p_any"] = conformal_any(np.column_stack([distances[space] for space in spaces]), calibration)
+        each = zip(*distances.values(), strict=True)
+        found["p_any"] = combine_p(np.array([conformal_any(np.column_stack(one), calibration) for one in each]))
     unusual = (found["p_any"] <= ALPHA).to_numpy()
     unknown: Any = None
     found["unusual"] = np.where(found["p_any"].isna(), unknown, np.where(unusual, "yes", "no"))
-    for place in np.flatnonzero(unusual):
-        p = {space: found[f"{space}_p"].iloc[place] for space in spaces}
-        for space in spaces:
-            if norms is not None and p[space] <= max(ALPHA, min(p.values())):
-                said[place][space] = [_say_distance(norms, space, tables[space].iloc[place], distances[space][place],
-                                                    statistic_words)]  # fmt: skip
+    if norms is not None:
+        for place in np.flatnonzero(unusual).tolist():
+            said[place] = _say_unusual(norms, spaces, found.iloc[place], by_fold, place, statistic_words)
     for number, row in enumerate(manifest.to_dict("records")):
         said[number] |= _judge_row(row, norms, found["split"].iloc[number], onboarded)
     found["flags"] = [",".join(flags) or None for flags in said]
@@ -129,7 +129,7 @@ def summarise(table: pd.DataFrame, norms: Norms | None) -> list[str]:
         )
     if not norms.geometry.get("n"):
         lines.append("Headers are not compared: the training images were not at hand when the run was embedded.")
-    if "image" not in norms.distances:
+    if "image" not in norms.scores:
         lines.append("Intensities are not compared: embed the run's own cohort again (`sepclr-med embed RUN_DIR`).")
     n_unusual = int((table["unusual"] == "yes").sum())
     expected = ALPHA * len(table)
@@ -142,26 +142,66 @@ def summarise(table: pd.DataFrame, norms: Norms | None) -> list[str]:
     return lines
 
 
-def _distances(norms: Norms, space: str, table: pd.DataFrame) -> np.ndarray:
-    return norms.distance(space)(table[norms.columns[space]].to_numpy(dtype=float))
+def _distances(norms: Norms, by_fold: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[str, np.ndarray]:
+    """Return the distances of images by the models of each fold, (k, m), in each space that there is."""
+    spaces = [space for space in COMPARED if all(space in known for known in norms.distances.values())]
+    return {
+        space: np.array(
+            [
+                norms.distance(fold, space)(by_fold[fold][space][norms.columns[space]].to_numpy(dtype=float))
+                for fold in norms.distances
+            ]
+        )
+        for space in spaces
+        if all(space in by_fold[fold] for fold in norms.distances)
+    }
 
 
-def _say_distance(norms: Norms, space: str, row: pd.Series, distance: float, statistic_words: Mapping[str, str]) -> str:
+def _say_unusual(
+    norms: Norms,
+    spaces: list[str],
+    row: pd.Series,
+    by_fold: Mapping[str, Mapping[str, pd.DataFrame]],
+    place: int,
+    statistic_words: Mapping[str, str],
+) -> dict[str, list[str]]:
+    """Say in which spaces an image is unusual, or in which it is most of all."""
+    said = {}
+    least = min(row[f"{space}_p"] for space in spaces)
+    for space in spaces:
+        if row[f"{space}_p"] <= max(ALPHA, least):
+            words = _say_distance(norms, space, row[f"{space}_p"], row[f"{space}_distance"])
+            if space == "image":
+                images = {fold: by_fold[fold][space].iloc[place] for fold in norms.distances}
+                words += _say_statistic(norms, images, statistic_words)
+            said[space] = [words]
+    return said
+
+
+def _say_distance(norms: Norms, space: str, p: float, distance: float) -> str:
     scores = np.array(norms.scores[space])
-    closer = (scores < distance).sum()
+    closer = min(round((1 - p) * (len(scores) + 1)), len(scores))
     text = (
         f"{SPACE_WORDS[space]} further from the training cohort than those of {closer} of the {len(scores)} people it "
+        "was compared with"
     )
-    text += "was compared with"
-    if closer == len(scores) and scores.max() > 0:
+    if closer == len(scores) and distance > scores.max() > 0:
         text += f", {distance / scores.max():.1f} times as far as the furthest"
-    if space == "image":
-        values = row[norms.columns[space]].to_numpy(dtype=float)[None]
-        away = norms.distance(space).standard_scores(values)[0]
-        name = norms.columns[space][int(np.abs(away).argmax())]
-        size, side = np.abs(away).max(), "above" if away[np.abs(away).argmax()] > 0 else "below"
-        text += f" (most of all its {statistic_words.get(name, name)}, {size:.1f} standard deviations {side} the mean)"
     return text
+
+
+def _say_statistic(norms: Norms, by_fold: Mapping[str, pd.Series], statistic_words: Mapping[str, str]) -> str:
+    """Name the statistic of an image that is furthest from the cohort's mean."""
+    columns = norms.columns["image"]
+    scores = [
+        norms.distance(fold, "image").standard_scores(row[columns].to_numpy(dtype=float)[None])[0]
+        for fold, row in by_fold.items()
+    ]
+    away = np.mean(scores, axis=0)
+    furthest = int(np.abs(away).argmax())
+    name, side = columns[furthest], "above" if away[furthest] > 0 else "below"
+    size = np.abs(away[furthest])
+    return f" (most of all its {statistic_words.get(name, name)}, {size:.1f} standard deviations {side} the mean)"
 
 
 def _judge_row(

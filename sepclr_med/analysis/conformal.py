@@ -1,4 +1,4 @@
-"""Ranks among people a model was not fitted on, as p-values."""
+"""Ranks among people a model was not fitted on, as p-values, and several of them as one."""
 
 from __future__ import annotations
 
@@ -27,6 +27,34 @@ def conformal_p(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     ordered = np.sort(calibration)
     at_least = len(ordered) - np.searchsorted(ordered, scores, side="left")
     return (1 + at_least) / (len(ordered) + 1)
+
+
+def combine_p(p: np.ndarray) -> np.ndarray:
+    r"""Return one p-value for those of several models, whatever they have to do with one another.
+
+    .. math:: p = \frac{1}{2} - \frac{1}{\pi} \arctan \frac{1}{k} \sum_j \tan \pi (\tfrac{1}{2} - p_j)
+
+    The Cauchy combination (Liu and Xie, J Am Stat Assoc 2020), whose level holds approximately in the tail. The mean
+    of the p-values, or the p-value of a mean over models, would be small far too seldom.
+
+    Parameters
+    ----------
+    p : array of shape (k, m)
+        Above 0. Above 0.99 they count as 0.99: one model that finds a row entirely usual must not outweigh all others.
+
+    Returns
+    -------
+    array of shape (m,)
+        For k = 1 the p-values themselves.
+
+    Examples
+    --------
+    >>> combine_p(np.array([[0.02, 0.5], [0.04, 0.5], [0.5, 0.5]])).round(3).tolist()
+    [0.04, 0.5]
+    """
+    if len(p) == 1:
+        return p[0]
+    return 0.5 - np.arctan(np.tan(np.pi * (0.5 - np.minimum(p, 0.99))).mean(axis=0)) / np.pi
 
 
 def conformal_any(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from sepclr_med.runs import read_config
 logger = logging.getLogger(__name__)
 
 # Raised whenever the same embeddings would give other norms.
-VERSION = 1
+VERSION = 2
 COMPARED = ("common", "salient", "image")
 GROUPS = {"background": "controls", "target": "patients"}
 # A percentile among fewer says nothing that training people would not say better, with their fault.
@@ -49,8 +49,9 @@ class Norms:
         ``held-out`` or ``training``: whom distances are ranked among.
     words : str
         The same, for people.
-    distances : dict of space to dict
-        :meth:`~sepclr_med.analysis.distances.GroupDistance.to_dict`.
+    distances : dict of fold to (dict of space to dict)
+        :meth:`~sepclr_med.analysis.distances.GroupDistance.to_dict`; a single run has one fold, ``""``. In a cross-fit
+        that of a fold is fitted on the other folds, for whoever the fold's models embed.
     columns : dict of space to list of str
         Factors of each distance.
     scores : dict of space to list of float
@@ -67,7 +68,7 @@ class Norms:
     source: str
     part: str
     words: str
-    distances: dict[str, dict[str, Any]]
+    distances: dict[str, dict[str, dict[str, Any]]]
     columns: dict[str, list[str]]
     scores: dict[str, list[float]]
     groups: dict[str, dict[str, Any]]
@@ -80,9 +81,9 @@ class Norms:
         """People whom distances are ranked among."""
         return len(next(iter(self.scores.values()), []))
 
-    def distance(self, space: str) -> GroupDistance:
-        """Return the distance of a space."""
-        return GroupDistance.from_dict(self.distances[space])
+    def distance(self, fold: str, space: str) -> GroupDistance:
+        """Return the distance of a space, for embeddings by the models of a fold."""
+        return GroupDistance.from_dict(self.distances[fold][space])
 
 
 def load_norms(run: RunDir) -> Norms | None:
@@ -134,15 +135,18 @@ def make_norms(run: RunDir) -> Norms:
     calibrating = held_out if held_out.any() else trained_on
     group = people["role"].map(GROUPS).to_numpy()
     places = people["place"].to_numpy()
-    distances, columns, scores = {}, {}, {}
+    folds = people["fold"].to_numpy() if cross_fitted else np.repeat("", len(people))
+    distances: dict[str, dict[str, dict[str, Any]]] = {str(fold): {} for fold in np.unique(folds)}
+    columns, scores = {}, {}
     for space in (space for space in COMPARED if space in tables):
         columns[space] = factor_columns(tables[space])
         rows = tables[space][columns[space]].to_numpy(dtype=float)[places]
-        fitted = fit_distance(rows[trained_on], group[trained_on], space == "image")
-        distances[space] = fitted.to_dict()
-        found = (
-            _score_by_fold(rows, group, people["fold"].to_numpy(), space == "image") if cross_fitted else fitted(rows)
-        )
+        found = np.empty(len(rows))
+        for fold, known in distances.items():
+            here = folds == fold
+            fitting = trained_on & ~here if cross_fitted else trained_on
+            fitted = fit_distance(rows[fitting], group[fitting], space == "image")
+            known[space], found[here] = fitted.to_dict(), fitted(rows[here])
         scores[space] = _plain(found[calibrating])
     parts = {}
     for name in GROUPS.values():
@@ -201,15 +205,6 @@ def _people(salient: pd.DataFrame, manifest: pd.DataFrame, roles: pd.Series) -> 
     return people[people["role"].notna()].drop_duplicates("participant_id").reset_index(drop=True)
 
 
-def _score_by_fold(rows: np.ndarray, group: np.ndarray, folds: np.ndarray, standardise: bool) -> np.ndarray:
-    """Return the distance of each row from the rows of the other folds."""
-    found = np.empty(len(rows))
-    for fold in np.unique(folds):
-        here = folds == fold
-        found[here] = fit_distance(rows[~here], group[~here], standardise)(rows[here])
-    return found
-
-
 def _is_sealed(run: RunDir) -> bool:
     try:
         entries = sealed_entries(run)
@@ -231,7 +226,7 @@ def _describe(people: pd.DataFrame, calibrating: np.ndarray, part: str, cross_fi
     if cross_fitted:
         return (
             f"Distances are ranked among the {n} people of the cohort, each embedded by the models that never saw "
-            "them; new people are embedded by all models, whose mean varies a little less"
+            "them; those of new people by the models of each fold, and the p-values are combined"
         )
     counts = people.loc[calibrating, "split"].value_counts()
     parts = " and ".join(f"{counts[name]} of {name}" for name in ("val", "test") if name in counts)

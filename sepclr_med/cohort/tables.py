@@ -125,7 +125,7 @@ def _read_bytes(path: Path) -> bytes:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise _refuse(path, "is no ordinary file", "write the table to a file")
         with open(path, "rb") as stream:
-            _refuse_images(path)
+            _refuse_other_files(path)
             head = stream.read(4096)
             _require_text(path, head)
             return head + stream.read()
@@ -139,10 +139,13 @@ def _read_bytes(path: Path) -> bytes:
         raise _refuse(path, f"cannot be opened: {error.strerror}", "check permissions and the disk") from None
 
 
-def _refuse_images(path: Path) -> None:
+def _refuse_other_files(path: Path) -> None:
     if path.name.lower().endswith(IMAGE_ENDINGS):
         fix = "give the table that lists the images; `sepclr-med manifest BIDS_DIR -o FILE` writes one"
         raise _refuse(path, "is an image, not a table", fix)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        fix = f"give the table here and the recipe as --config {path}; `sepclr-med run {path} RUN_DIR` needs no table"
+        raise _refuse(path, "is a recipe, not a table", fix)
 
 
 def _require_text(path: Path, head: bytes) -> None:
