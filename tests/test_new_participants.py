@@ -322,6 +322,19 @@ def test_a_sealed_test_part_serves_only_once_it_was_opened(run, cohort, tmp_path
     assert load_norms(RunDir(copy)).part == "held-out"
 
 
+def test_norms_of_another_version_are_made_anew_or_refused_where_nothing_is_left_to_make_them_from(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    ours = load_norms(RunDir(copy))
+    content = json.loads(RunDir(copy).norms.read_text())
+    RunDir(copy).norms.write_text(json.dumps(content | {"Version": 1, "distances": content["distances"][""]}))
+    assert load_norms(RunDir(copy)) == ours
+    RunDir(copy).norms.write_text(json.dumps(content | {"Version": 1}))
+    shutil.rmtree(copy / "embeddings")
+    with pytest.raises(RunError, match="another version; embed the run's own cohort again"):
+        load_norms(RunDir(copy))
+
+
 def test_a_run_that_is_passed_on_without_embeddings_still_places_people(run, new, onboarded, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -27,7 +27,7 @@ from sepclr_med.runs import read_config
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever the same embeddings would give other norms.
+# Raised whenever the same embeddings would give other norms, or norms are written down otherwise.
 VERSION = 2
 COMPARED = ("common", "salient", "image")
 GROUPS = {"background": "controls", "target": "patients"}
@@ -102,12 +102,14 @@ def load_norms(run: RunDir) -> Norms | None:
     """
     kept = _read(run) if run.norms.is_file() else None
     if not embedding_path(run.embeddings, "salient").is_file():
+        if kept is None and run.norms.is_file():
+            raise RunError(f"{run.norms}: is of another version; embed the run's own cohort again")
         return kept
     if kept is not None and kept.source == _hash_source(run):
         return kept
     norms = make_norms(run)
     try:
-        write_json(run.norms, {"Notice": NOTICE, **asdict(norms)})
+        write_json(run.norms, {"Notice": NOTICE, "Version": VERSION, **asdict(norms)})
     except RunError as error:
         # A run shared read-only still serves.
         logger.warning("not kept: %s", error)
@@ -243,12 +245,15 @@ def _hash_source(run: RunDir) -> str:
     return hashlib.sha256("\n".join([*parts, f"sealed {_is_sealed(run)}", f"version {VERSION}"]).encode()).hexdigest()
 
 
-def _read(run: RunDir) -> Norms:
+def _read(run: RunDir) -> Norms | None:
+    """Return the norms that were kept, None where they are of another version."""
     content = read_json(run.norms)
+    if content.get("Version") != VERSION:
+        return None
     try:
-        return Norms(**{name: value for name, value in content.items() if name != "Notice"})
+        return Norms(**{name: value for name, value in content.items() if name not in ("Notice", "Version")})
     except TypeError:
-        raise RunError(f"{run.norms}: is of another version; embed the run's own cohort again") from None
+        return None
 
 
 def _plain(values: np.ndarray) -> list[float]:
