@@ -25,7 +25,7 @@ from sepclr_med.engine import is_first_process
 from sepclr_med.ensembles import embed_cross_fitted_at_sites, find_jobs
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.onboarding import find_new_sites, load_site_effects, onboard_sites, save_site_effects
-from sepclr_med.rundir import RunDir, read_json, write_json, write_table
+from sepclr_med.rundir import RunDir, as_written, read_json, write_json, write_table
 from sepclr_med.runs import read_config
 from sepclr_med.volumes.image_statistics import WORDS
 from sepclr_med.volumes.site_effects import SITE, SiteEffect
@@ -142,6 +142,9 @@ def embed_new(
     tables_and_derived = {**tables, **read_embeddings(folder, derived)}
     onboarded = {site: effect.facts["n_controls"] for site, effect in by_site.items()}
     judged = by_fold or {"": tables_and_derived}
+    if norms is not None:
+        with as_written(run.norms):
+            norms.require_fit(judged)
     applicability = judge_applicability(judged, here, norms, WORDS, onboarded)
     percentiles = _place(tables_and_derived, norms, moved, folder, cross_fitted)
     said = [_say_site(site, effect, percentiles, here, norms) for site, effect in by_site.items()]

@@ -186,6 +186,36 @@ def require_keys(content: Any, keys: Mapping[str, type], path: str | Path) -> No
         raise RunError(f"{path}: not what belongs there ({', '.join(wrong)}); mend or delete it")
 
 
+@contextlib.contextmanager
+def as_written(path: str | Path) -> Iterator[None]:
+    """Call what a block cannot make sense of damage to the file it was read from.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    RunError
+        For any error of a value, a key or a type, naming the file.
+
+    Examples
+    --------
+    >>> with as_written("facts.json"):
+    ...     {}["Loadings"]
+    Traceback (most recent call last):
+    ...
+    sepclr_med.errors.RunError: facts.json: not what belongs there (KeyError: 'Loadings'); mend or delete it
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RunError(f"{path}: not what belongs there ({said}); mend or delete it") from error
+
+
 def _is(value: Any, kind: type) -> bool:
     # To Python True is a whole number, and a whole number no float.
     return isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))

@@ -335,6 +335,30 @@ def test_norms_of_another_version_are_made_anew_or_refused_where_nothing_is_left
         load_norms(RunDir(copy))
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda norms: norms.pop("geometry"),
+        lambda norms: norms["scores"]["common"].append("far"),
+        lambda norms: norms["distances"][""]["salient"].pop("precisions"),
+        lambda norms: norms["columns"]["common"].append("epoch"),
+        lambda norms: norms["factors"]["salient"]["salient_000"].update(patients=None),
+        lambda norms: norms["ranges"].update(age={"low": "young", "high": 90}),
+        lambda norms: norms.update(distances={"another": norms["distances"][""]}),
+    ],
+)
+def test_norms_that_were_damaged_are_named_and_nothing_is_placed_by_them(run, new, tmp_path, spoil):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "embeddings")
+    norms = json.loads(RunDir(copy).norms.read_text())
+    spoil(norms)
+    RunDir(copy).norms.write_text(json.dumps(norms))
+    with pytest.raises(RunError, match=r"norms\.json: not what belongs there"):
+        embed_new(copy, new.head(2).assign(site="site1"), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("desc-applicability*"))
+
+
 def test_a_run_that_is_passed_on_without_embeddings_still_places_people(run, new, onboarded, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -144,17 +144,12 @@ def summarise(table: pd.DataFrame, norms: Norms | None) -> list[str]:
 
 def _distances(norms: Norms, by_fold: Mapping[str, Mapping[str, pd.DataFrame]]) -> dict[str, np.ndarray]:
     """Return the distances of images by the models of each fold, (k, m), in each space that there is."""
-    spaces = [space for space in COMPARED if all(space in known for known in norms.distances.values())]
-    return {
-        space: np.array(
-            [
-                norms.distance(fold, space)(by_fold[fold][space][norms.columns[space]].to_numpy(dtype=float))
-                for fold in norms.distances
-            ]
-        )
-        for space in spaces
-        if all(space in by_fold[fold] for fold in norms.distances)
-    }
+    found = {}
+    for space in COMPARED:
+        if space in norms.columns and all(space in by_fold[fold] for fold in norms.distances):
+            rows = {fold: by_fold[fold][space][norms.columns[space]].to_numpy(dtype=float) for fold in norms.distances}
+            found[space] = np.array([norms.distance(fold, space)(values) for fold, values in rows.items()])
+    return found
 
 
 def _say_unusual(

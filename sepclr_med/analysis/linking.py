@@ -29,7 +29,7 @@ from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.occupancy import alone
 from sepclr_med.opening import guard_files, guard_test
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, read_json, write_json, write_table
+from sepclr_med.rundir import RunDir, as_written, read_json, write_json, write_table
 from sepclr_med.runs import read_config
 
 TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stability", "reading_stability")
@@ -168,16 +168,16 @@ def derive_new(run_dir: str | Path, tables: Mapping[str, pd.DataFrame], output_d
     run, salient = RunDir(run_dir), tables["salient"]
     written: list[Path] = []
     own = embedding_path(run.embeddings, "canonical")
-    if (
-        not own.is_file()
-        or read_embeddings(run.embeddings, ["canonical"])["canonical"]["model_id"].iloc[0]
-        != (salient["model_id"].iloc[0])
-    ):
+    if not own.is_file():
         return written
-    facts = read_json(own.with_suffix(".json"))
-    table = rotate_table(salient, facts)
+    models = read_embeddings(run.embeddings, ["canonical"])["canonical"].get("model_id", pd.Series(dtype=str))
+    if set(models) != set(salient["model_id"]):
+        return written
     kept = ("Method", "Centre", "Loadings", "Variance", "VarianceExplained", "FittedRows", "Factors", "SourceFactors")
-    written += write_embeddings({"canonical": table}, Path(output_dir), {name: facts[name] for name in kept})
+    with as_written(own.with_suffix(".json")):
+        facts = {name: read_json(own.with_suffix(".json"), {})[name] for name in kept}
+        table = rotate_table(salient, facts)
+    written += write_embeddings({"canonical": table}, Path(output_dir), facts)
     subtypes = run.analysis("subtypes.json")
     assigned = assign_subtypes(subtypes, salient) if subtypes.is_file() else None
     if assigned is not None:

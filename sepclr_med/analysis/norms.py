@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from sepclr_med.analysis.conformal import conformal_p
 from sepclr_med.analysis.distances import GroupDistance, fit_distance
 from sepclr_med.analysis.spaces import image_keys
-from sepclr_med.cohort.coverage import learn_geometry, learn_ranges
+from sepclr_med.cohort.coverage import compare_geometry, compare_ranges, learn_geometry, learn_ranges
 from sepclr_med.cohort.embeddings import NOTICE, embedding_path, factor_columns, read_embeddings
-from sepclr_med.cohort.images import read_header
+from sepclr_med.cohort.images import ImageFacts, read_header
 from sepclr_med.cohort.manifest import assign_roles, read_manifest
 from sepclr_med.errors import RunError
 from sepclr_med.opening import sealed_entries
-from sepclr_med.rundir import RunDir, file_sha256, read_json, write_json
+from sepclr_med.rundir import RunDir, as_written, file_sha256, read_json, write_json
 from sepclr_med.runs import read_config
 
 logger = logging.getLogger(__name__)
@@ -84,6 +86,19 @@ class Norms:
     def distance(self, fold: str, space: str) -> GroupDistance:
         """Return the distance of a space, for embeddings by the models of a fold."""
         return GroupDistance.from_dict(self.distances[fold][space])
+
+    def require_fit(self, by_fold: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
+        """Refuse norms of other folds or factors than those of these embeddings.
+
+        Raises
+        ------
+        KeyError
+            For the first fold or factor that the embeddings lack.
+        """
+        for fold in self.distances:
+            for space, columns in self.columns.items():
+                if absent := set(columns).difference(by_fold[fold].get(space, pd.DataFrame(columns=columns))):
+                    raise KeyError(absent.pop())
 
 
 def load_norms(run: RunDir) -> Norms | None:
@@ -247,13 +262,40 @@ def _hash_source(run: RunDir) -> str:
 
 def _read(run: RunDir) -> Norms | None:
     """Return the norms that were kept, None where they are of another version."""
-    content = read_json(run.norms)
+    content = read_json(run.norms, {})
     if content.get("Version") != VERSION:
         return None
-    try:
-        return Norms(**{name: value for name, value in content.items() if name not in ("Notice", "Version")})
-    except TypeError:
-        return None
+    with as_written(run.norms):
+        norms = Norms(**{name: value for name, value in content.items() if name not in ("Notice", "Version")})
+        _try_out(norms)
+    return norms
+
+
+def _try_out(norms: Norms) -> None:
+    """Use all of the norms once, on nobody's values, so that damage is met here and not among results."""
+    if norms.scores.keys() != norms.columns.keys() or len({len(scores) for scores in norms.scores.values()}) > 1:
+        raise ValueError("other people in each space")
+    for fold in norms.distances:
+        for space, columns in norms.columns.items():
+            conformal_p(norms.distance(fold, space)(np.zeros((1, len(columns)))), _numbers(norms.scores[space]))
+    for factors in (norms.factors["salient"], *norms.factors.values()):
+        for values in factors.values():
+            [_numbers(values[group]) for group in GROUPS.values()]
+    if not all(isinstance(norms.groups[group]["part"], str) for group in GROUPS.values()):
+        raise ValueError("parts of the groups")
+    compare_ranges(dict.fromkeys(norms.ranges, 0.0), norms.ranges)
+    for image in (
+        ImageFacts("", shape=(1, 1, 1), spacing=(1.0, 1.0, 1.0), orientation="RAS"),
+        ImageFacts("", mode="L"),
+    ):
+        compare_geometry(image, norms.geometry)
+
+
+def _numbers(values: list[float]) -> np.ndarray:
+    found = np.array(values)
+    if found.ndim != 1 or found.dtype.kind not in "if":
+        raise ValueError("no list of numbers")
+    return found
 
 
 def _plain(values: np.ndarray) -> list[float]:

@@ -15,7 +15,7 @@ from sepclr_med.analysis.linkage import Linkage
 from sepclr_med.analysis.participants import Participants, mean_factors
 from sepclr_med.analysis.subtypes import Subtypes, find_subtypes
 from sepclr_med.errors import ManifestError
-from sepclr_med.rundir import read_json
+from sepclr_med.rundir import as_written, read_json
 
 SMALLEST_GROUP = 5
 NUISANCES = ("site", "scanner", "sex")
@@ -97,7 +97,8 @@ def assign_subtypes(facts_file: str | Path, salient: pd.DataFrame) -> pd.DataFra
     if not facts.get("groups"):
         return None
     means = mean_factors(salient)
-    assigned = Subtypes.from_dict(facts).assign(means.reset_index(drop=True))
+    with as_written(facts_file):
+        assigned = Subtypes.from_dict(facts).assign(means.reset_index(drop=True))
     return pd.concat([means.index.to_series(name="participant_id").reset_index(drop=True), assigned], axis=1)
 
 

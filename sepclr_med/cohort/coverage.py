@@ -15,6 +15,7 @@ from sepclr_med.cohort.images import ImageFacts
 TOLERANCE = 0.1
 OBLIQUE_DEGREES = 5.0
 AXES = ("left to right", "back to front", "bottom to top")
+OF_VOLUMES = {"spacing", "extent", "orientation", "obliquity", "all_placed"}
 AXIS_OF = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
@@ -54,9 +55,12 @@ def compare_ranges(row: Mapping[str, Any], ranges: Mapping[str, Any]) -> list[st
         elif "classes" in known:
             if str(value) not in known["classes"]:
                 said.append(f"{name} {value} was not in training ({', '.join(known['classes'])})")
-        elif not known["low"] <= float(value) <= known["high"]:
+        else:
             low, high = known["low"], known["high"]
-            said.append(f"{name} {float(value):g} is outside the training range, {low:g} to {high:g}")
+            number = pd.to_numeric(value, errors="coerce")
+            if not low <= number <= high:
+                got = str(value) if np.isnan(number) else f"{number:g}"
+                said.append(f"{name} {got} is outside the training range, {low:g} to {high:g}")
     return said
 
 
@@ -108,7 +112,7 @@ def compare_geometry(found: ImageFacts, known: Mapping[str, Any]) -> list[str]:
     if found.is_picture:
         modes = known.get("mode", {})
         return [] if found.mode in modes else [f"colour mode {found.mode}, training images are {', '.join(modes)}"]
-    if "spacing" not in known or not _is_placed_volume(found):
+    if not known.keys() >= OF_VOLUMES or not _is_placed_volume(found):
         return ["no volume as the training images are"]
     said = []
     if found.orientation not in known["orientation"]:
