@@ -20,6 +20,7 @@ from sepclr_med.analysis.norms import GROUPS, Norms, load_norms
 from sepclr_med.analysis.percentiles import PERCENTILE_COLUMNS, jackknife, percentile_table
 from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.embeddings import NOTICE, embedding_path, factor_columns, read_embeddings, read_spread
+from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.embedding import embed_at_sites, place_embeddings
 from sepclr_med.engine import is_first_process
 from sepclr_med.ensembles import embed_cross_fitted_at_sites, find_jobs
@@ -145,7 +146,7 @@ def embed_new(
     if norms is not None:
         with as_written(run.norms):
             norms.require_fit(judged)
-    applicability = judge_applicability(judged, here, norms, WORDS, onboarded)
+    applicability = judge_applicability(judged, here, norms, WORDS, onboarded, _trained_families(run))
     percentiles = _place(tables_and_derived, norms, moved, folder, cross_fitted)
     said = [_say_site(site, effect, percentiles, here, norms) for site, effect in by_site.items()]
     notes = [NOTICE, *notes, *summarise(applicability, norms), *(words for words in said if words)]
@@ -183,6 +184,14 @@ def _onboard(
             return {}, onboarding.nothing or "All new sites are in the file of site effects"
         found[name] = onboard_sites(model, manifest, config, sites, cache_dir)
     return found, ""
+
+
+def _trained_families(run: RunDir) -> set[str]:
+    """Return the families of whoever the run was trained on or watched, of a cross-fit all of its own."""
+    own = read_manifest(run.manifest)
+    if "split" in own:
+        own = own[own["split"] != "test"]
+    return set(own["family_id"].dropna()) if "family_id" in own else set()
 
 
 def _rows_of(manifest: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

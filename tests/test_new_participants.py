@@ -114,6 +114,15 @@ def test_p_values_of_several_models_are_one_that_holds_its_level_where_their_mea
     assert combine_p(np.array([[0.3, 1.0]])).tolist() == [0.3, 1.0]
 
 
+def test_a_column_that_varies_by_rounding_alone_makes_nobody_strange():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(72, 3))
+    rows[:, 0] = 0.0
+    rows[0, 0] = 6e-8
+    distance = fit_distance(rows, np.repeat("everyone", 72), standardise=True)
+    assert distance(np.array([[1e-5, 0.0, 0.0]]))[0] < np.median(distance(rows))
+
+
 def test_the_interval_of_a_percentile_holds_the_share_of_the_population():
     rng = np.random.default_rng(1)
     covered = [
@@ -429,6 +438,22 @@ def test_images_unlike_the_cohort_are_flagged_in_words_and_those_like_it_are_not
     assert "held-out" in sidecar["ComparedWith"]["Part"]
 
 
+def test_a_relative_of_training_people_is_flagged_and_one_of_test_people_is_not(run, new, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    own = read_manifest(RunDir(copy).manifest)
+    trained = (own["split"] == "train").to_numpy()
+    own["family_id"] = None
+    own.loc[trained.argmax(), "family_id"], own.loc[(own["split"] == "test").to_numpy().argmax(), "family_id"] = (
+        "a",
+        "b",
+    )
+    write_manifest(own, RunDir(copy).manifest)
+    people = new.head(3).assign(site="site1", family_id=["a", "b", None])
+    found = embed_new(copy, people, tmp_path / "out").applicability
+    assert [str(flags).split(",").count("relative") for flags in found["flags"]] == [1, 0, 0]
+
+
 def test_from_the_command_line(run, new, tmp_path, capsys, monkeypatch):
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["sepclr-med", *map(str, words)])
@@ -450,3 +475,7 @@ def test_from_the_command_line(run, new, tmp_path, capsys, monkeypatch):
     code, said = call("embed", run, "--onboard-site")
     assert code == 1
     assert "are of new images" in said.err
+    plain = write_manifest(some(new, 2).assign(site="site1").drop(columns="diagnosis"), tmp_path / "plain.tsv")
+    code, said = call("embed", run, plain, "-o", tmp_path / "c")
+    assert code == 0, said.err
+    assert said.out.startswith(f"8 images -> {tmp_path / 'c'}")

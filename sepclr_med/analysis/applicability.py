@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ FLAGS = {
     "geometry": "the raw image has another geometry than the training images",
     "covariates": "a covariate is missing, or outside what was in training",
     "new_site": "the site was not in training; its effect was estimated from its own controls",
+    "relative": "a relative was in training: figures are not quite those of a new person",
     "in_cohort": "the participant is of the run's own cohort: figures are not those of a new one",
 }
 APPLICABILITY_COLUMNS = {
@@ -57,6 +58,7 @@ def judge_applicability(
     norms: Norms | None,
     statistic_words: Mapping[str, str],
     onboarded: Mapping[str, int],
+    families: Collection[str] = (),
 ) -> pd.DataFrame:
     """Say of each new image whether, and in what, it is unlike what the model was made for.
 
@@ -72,6 +74,8 @@ def judge_applicability(
         Names of image statistics for people.
     onboarded : mapping of site to int
         Controls that the effect of a new site was estimated from.
+    families : collection of str, default=()
+        ``family_id`` of whoever models were trained on.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def judge_applicability(
         for place in np.flatnonzero(unusual).tolist():
             said[place] = _say_unusual(norms, spaces, found.iloc[place], by_fold, place, statistic_words)
     for number, row in enumerate(manifest.to_dict("records")):
-        said[number] |= _judge_row(row, norms, found["split"].iloc[number], onboarded)
+        said[number] |= _judge_row(row, norms, found["split"].iloc[number], onboarded, families)
     found["flags"] = [",".join(flags) or None for flags in said]
     found["words"] = ["; ".join(text for texts in flags.values() for text in texts) or None for flags in said]
     return found
@@ -200,7 +204,11 @@ def _say_statistic(norms: Norms, by_fold: Mapping[str, pd.Series], statistic_wor
 
 
 def _judge_row(
-    row: Mapping[Any, Any], norms: Norms | None, split: object, onboarded: Mapping[str, int]
+    row: Mapping[Any, Any],
+    norms: Norms | None,
+    split: object,
+    onboarded: Mapping[str, int],
+    families: Collection[str],
 ) -> dict[str, list[str]]:
     said: dict[str, list[str]] = {}
     site = str(row.get("site"))
@@ -212,6 +220,8 @@ def _judge_row(
         said["new_site"] = [
             f"site {site} was not in training; its effect was estimated from {onboarded[site]} controls"
         ]
+    if not isinstance(split, str) and row.get("family_id") in families:
+        said["relative"] = [f"a relative (family_id {row['family_id']}) was in training"]
     if isinstance(split, str):
         said["in_cohort"] = [f"of the run's own cohort ({split}): these are not the figures of a new person"]
     return {flag: texts for flag, texts in said.items() if texts}

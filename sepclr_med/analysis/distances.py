@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.covariance import LedoitWolf
 
 FEWEST_ROWS = 3
+# Of the median standard deviation: a column that varies less is as good as constant.
+NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def fit_distance(rows: np.ndarray, group: np.ndarray, standardise: bool = False)
         Groups of fewer than three rows are passed over; without any other, all rows are one.
     standardise : bool, default=False
         Divide each column by its standard deviation first: for columns of different units, since covariances are
-        shrunk towards equal variances.
+        shrunk towards equal variances. A column that hardly varies beside the others is left as it is.
 
     Examples
     --------
@@ -79,7 +81,9 @@ def fit_distance(rows: np.ndarray, group: np.ndarray, standardise: bool = False)
     """
     rows = np.asarray(rows, dtype=float)
     spread = rows.std(axis=0)
-    scale = np.where(spread > 0, spread, 1.0) if standardise else np.ones(rows.shape[1])
+    # In units of rounding errors whoever is not exactly constant would lie far away.
+    varies = spread > NEGLIGIBLE * np.median(spread)
+    scale = np.where(varies, spread, 1.0) if standardise else np.ones(rows.shape[1])
     names = [str(name) for name in np.unique(group) if (group == name).sum() >= FEWEST_ROWS]
     if not names:
         names, group = ["everyone"], np.repeat("everyone", len(rows))

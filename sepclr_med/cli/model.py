@@ -179,7 +179,11 @@ def embed(
         raise ConfigError("embed: where should new images' embeddings go?", [Problem("no --output", fix=fix)])
     if manifest is not None:
         how = (checkpoint, batch_size, cache_dir, devices)
-        found = embed_new(run_dir, read_manifest(manifest, bids_root), output, onboard_site, site_effect, *how)
+        # Who is ill is asked of a new site alone.
+        required = ["participant_id", "image_path", *(["diagnosis"] if onboard_site else [])]
+        found = embed_new(
+            run_dir, read_manifest(manifest, bids_root, required=required), output, onboard_site, site_effect, *how
+        )
         if found is not None:
             print(f"{len(found.tables['salient'])} images -> {output}")
             for line in (*found.written, *found.notes):
