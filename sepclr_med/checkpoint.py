@@ -34,6 +34,7 @@ REMEDIES = {
     "last": "run the same `sepclr-med fit` command again: it goes on from the checkpoint before",
     "best": "restore it from a copy, take --checkpoint last, or start over with --overwrite",
     "previous": "restore last.safetensors or this file from a copy, or start over with --overwrite",
+    "site_effects": "onboard the site again with `sepclr-med embed RUN_DIR MANIFEST -o OUT --onboard-site`",
 }
 
 

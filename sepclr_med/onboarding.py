@@ -14,7 +14,7 @@ from sepclr_med.config import Config
 from sepclr_med.errors import ManifestError, Problem, RunError
 from sepclr_med.methods import needs_reference
 from sepclr_med.rendering import load_reference
-from sepclr_med.rundir import RunDir, file_sha256
+from sepclr_med.rundir import RunDir, as_written, file_sha256
 from sepclr_med.runs import cache_folder
 from sepclr_med.volumes.cache import cache_volumes
 from sepclr_med.volumes.site_effects import SITE, SiteEffect, estimate_site
@@ -186,10 +186,13 @@ def load_site_effects(path: Path, runs: Mapping[str, RunDir]) -> dict[str, dict[
     tensors, state = load_checkpoint(path)
     found: dict[str, dict[str, SiteEffect]] = {}
     now = {model: file_sha256(run.reference) for model, run in runs.items() if run.reference.is_file()}
-    for number, entry in enumerate(state.get("effects", [])):
-        if now.get(entry["model"]) == entry["reference_sha256"]:
-            kept = (tensors[f"{number}.{name}"] for name in TENSORS)
-            found.setdefault(entry["model"], {})[entry["site"]] = SiteEffect(*kept, entry["groups"], entry["facts"])
+    with as_written(path):
+        for number, entry in enumerate(state["effects"]):
+            if now.get(entry["model"]) == entry["reference_sha256"]:
+                kept = (tensors[f"{number}.{name}"] for name in TENSORS)
+                effect = SiteEffect(*kept, entry["groups"], entry["facts"])
+                effect.require_voxels(load_reference(runs[entry["model"]]).coefficients.shape[-1])
+                found.setdefault(entry["model"], {})[str(entry["site"])] = effect
     if set(found) != set(runs):
         raise RunError(
             f"{path}: holds no site effects of this run's normative reference; onboard the site again with "

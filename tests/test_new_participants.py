@@ -16,6 +16,7 @@ from sepclr_med.analysis.distances import fit_distance
 from sepclr_med.analysis.linking import link_run
 from sepclr_med.analysis.norms import load_norms
 from sepclr_med.analysis.percentiles import jackknife, percentile
+from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
 from sepclr_med.cli import main
 from sepclr_med.cohort.embeddings import NOTICE, factor_columns, read_embeddings
 from sepclr_med.cohort.ledger import append_event, seal
@@ -268,6 +269,25 @@ def test_a_file_of_another_reference_is_refused(run, new, onboarded, tmp_path):
     with pytest.raises(RunError, match="no such file"):
         embed_new(run, some(new, 2), tmp_path / "out", site_effect=tmp_path / "absent.safetensors")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_of_site_effects_is_named(run, new, onboarded, tmp_path):
+    tensors, state = load_checkpoint(onboarded[1] / SITE_FILE)
+    path = tmp_path / SITE_FILE
+    (effect,) = state["effects"]
+    for spoilt in (
+        (tensors | {"0.means": tensors["0.means"][:, :7]}, state),
+        (tensors | {"0.centre": tensors["0.centre"] * float("nan")}, state),
+        (tensors, {"effects": [effect | {"groups": {"a": 99}}]}),
+        (tensors, {"effects": [{"site": "site3"}]}),
+        (tensors, {}),
+    ):
+        save_checkpoint(path, *spoilt)
+        with pytest.raises(RunError, match=r"site_effects.*: not what belongs there"):
+            embed_new(run, new.head(2), tmp_path / "out", site_effect=path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(RunError, match="onboard the site again"):
+        embed_new(run, new.head(2), tmp_path / "out", site_effect=path)
 
 
 @pytest.mark.parametrize(("n", "words"), [(0, "cannot be told apart"), (4, "more about these few people")])

@@ -13,6 +13,7 @@ import fuzz_mutations as spoil
 import numpy as np
 import pandas as pd
 from fuzz_cases import Link, Reader, read_case
+from fuzz_placing import placing_seeds, read_placing_case, read_site_case, site_seeds
 from fuzz_tensors import (
     IMAGE_MUTATIONS,
     checkpoint_seeds,
@@ -292,67 +293,6 @@ def read_run_case(folder):
     record_step(run.provenance, "embed", datetime.now(timezone.utc), {"seed": 0})
 
 
-def placing_seeds():
-    """Return the norms, canonical factors and subtypes of a run whose people are two groups, without its embeddings."""
-    from sepclr_med.analysis.linking import link_run
-    from sepclr_med.cohort.embeddings import write_embeddings
-    from sepclr_med.cohort.manifest import write_manifest
-    from sepclr_med.config import dump_config
-
-    rng, n = np.random.default_rng(0), 80
-    with TemporaryDirectory() as folder:
-        root = Path(folder)
-        for i in range(n):
-            (root / f"{i}.nii").write_bytes(nifti_bytes())
-        ids = pd.DataFrame({"participant_id": [f"{i:03d}" for i in range(n)]})
-        people = ids.assign(
-            image_path=[str(root / f"{i}.nii") for i in range(n)],
-            diagnosis=np.where(np.arange(n) % 4, "patient", "control"),
-        )
-        people["age"], people["site"] = rng.uniform(20, 60, n), rng.choice(["a", "b"], n)
-        people["split"] = np.where(np.arange(n) < 60, "train", "test")
-        (root / "config.yaml").write_text(dump_config(small_model()))
-        write_manifest(people, root / "data" / "manifest.tsv")
-        write_embeddings(_placed(ids, rng, people["diagnosis"].eq("patient").to_numpy()), root / "embeddings", {})
-        link_run(root, variables=["age"], n_permutations=19, parts=["subtypes"])
-        case = read_case(folder)
-    kept = ("norms.json", "analysis/subtypes.json", "embeddings/desc-canonical_embedding")
-    return [{name: content for name, content in case.items() if name.startswith(kept)} | {"scan.nii": nifti_bytes()}]
-
-
-def _placed(ids, rng, ill):
-    """Return common and salient embeddings, of patients in two groups far apart."""
-    group = np.where(ill, rng.choice([-20.0, 20.0], len(ids)), 0.0)
-    tables = {}
-    for space in ("common", "salient"):
-        values = rng.normal(size=(len(ids), 4)) + (group[:, None] * np.eye(4)[0] if space == "salient" else 0.0)
-        columns = [f"{space}_{i:03d}" for i in range(4)]
-        factors = pd.DataFrame(values, columns=columns)
-        known = ids.assign(session_id=None, split=np.where(np.arange(len(ids)) < 60, "train", "test"))
-        tables[space] = known.assign(fold=None, model_id="a" * 12).join(factors)
-    return tables
-
-
-def read_placing_case(folder):
-    from sepclr_med.analysis.applicability import judge_applicability, summarise
-    from sepclr_med.analysis.linking import derive_new
-    from sepclr_med.analysis.norms import load_norms
-    from sepclr_med.analysis.percentiles import percentile_table
-    from sepclr_med.rundir import RunDir, as_written
-
-    norms = load_norms(RunDir(folder))
-    ids = pd.DataFrame({"participant_id": ["x", "y"]})
-    tables = _placed(ids, np.random.default_rng(1), np.array([True, False]))
-    if norms is not None:
-        with as_written(folder / "norms.json"):
-            norms.require_fit({"": tables})
-    derive_new(folder, tables, folder / "out")
-    people = ids.assign(image_path=str(folder / "scan.nii"), age=[30.0, None], site="c")
-    summarise(judge_applicability({"": tables}, people, norms, {}, {}), norms)
-    if norms is not None:
-        percentile_table(tables, norms.factors, norms.groups, {}, {})
-
-
 # Caches
 
 
@@ -421,6 +361,7 @@ READERS = {
     ),
     "checkpoint": Reader(checkpoint_seeds, read_checkpoint_case, {"safetensors": spoil.mutate_safetensors}),
     "reference": Reader(reference_seeds, read_reference_case, {"safetensors": spoil.mutate_safetensors}),
+    "sites": Reader(site_seeds, read_site_case, {"effects.safetensors": spoil.mutate_safetensors}),
     "check": Reader(lambda: image_seeds()[0], read_image_case, IMAGE_MUTATIONS),
     "volumes": Reader(lambda: [*image_seeds()[0], *image_seeds()[1]], read_volume_case, IMAGE_MUTATIONS, ("cache",)),
     "embeddings": Reader(embedding_seeds, read_embedding_case, {"tsv": spoil.mutate_table, "json": spoil.mutate_json}),

@@ -54,6 +54,23 @@ class SiteEffect:
     groups: dict[str, int]
     facts: dict[str, Any]
 
+    def require_voxels(self, n_voxels: int) -> None:
+        """Refuse an effect that does not hold together, or is of another number of voxels.
+
+        Raises
+        ------
+        ValueError
+        """
+        k = self.n_groups
+        shapes = [tuple(tensor.shape) for tensor in (self.means, self.centre, self.shares)]
+        if shapes != [(k + 1, n_voxels), (n_voxels,), (k + 1,)]:
+            raise ValueError(f"an effect of shapes {shapes} for {n_voxels} voxels")
+        if not all(torch.isfinite(tensor).all() for tensor in (self.means, self.centre, self.shares)):
+            raise ValueError("an effect that is not finite")
+        groups, n_controls = self.groups.values(), self.facts["n_controls"]
+        if not all(type(number) is int and 0 <= number < k for number in groups) or type(n_controls) is not int:
+            raise ValueError(f"groups of controls that are not 0 to {k - 1}, or no number of controls")
+
     @property
     def n_groups(self) -> int:
         """K."""
