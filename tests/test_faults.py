@@ -1,5 +1,6 @@
 """What a machine does to a run: damaged files, memory that runs out, lost processes, a clock that goes backwards."""
 
+import itertools
 import json
 import os
 import shutil
@@ -351,6 +352,24 @@ def test_images_from_the_future_are_cached_and_seen_to_change(cohort, trained, t
     cut(RunDir(run).checkpoint())
     with pytest.raises(RunError, match="the training images are not those this run began with"):
         fit(read_manifest(study / cohort.name), config, run)
+
+
+def test_a_clock_that_goes_back_all_the_while_changes_no_number(cohort, trained, tmp_path, monkeypatch):
+    class Backwards(datetime):
+        calls = itertools.count()
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) - timedelta(hours=next(cls.calls))
+
+    for module in ("training", "embedding", "provenance", "occupancy"):
+        monkeypatch.setattr(f"sepclr_med.{module}.datetime", Backwards)
+    run = fit(read_manifest(cohort), load_config(overrides=SETTINGS), tmp_path / "runs" / "run")
+    embed(run)
+    assert next(Backwards.calls) > 5
+    np.testing.assert_array_equal(salient(run), salient(trained))
+    steps = json.loads((run / "provenance.json").read_text())["steps"]
+    assert [(step["step"], step["seconds"]) for step in steps] == [("fit", None), ("embed", None)]
 
 
 def test_a_finished_run_meets_an_image_replaced_under_the_same_path(cohort, tmp_path, caplog):
