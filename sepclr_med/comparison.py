@@ -202,7 +202,7 @@ def _fit_and_embed(cohort: pd.DataFrame, config: Config, run_dir: Path) -> dict[
     if not embeddings_are_current(run_dir):
         embed(run_dir)
     # Comparing chooses a method: a sealed test set has no part in that, whatever the reason.
-    return guard_test(read_embeddings(RunDir(run_dir).embeddings), cohort, RunDir(run_dir), "compare")[0]
+    return guard_test(read_embeddings(RunDir(run_dir).embeddings), cohort, RunDir(run_dir), "compare").tables
 
 
 def _require_one_cohort(arms: Mapping[str, Config]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from sepclr_med.cohort.ledger import (
 )
 from sepclr_med.cohort.splits import without_test
 from sepclr_med.errors import RunError, UserError
-from sepclr_med.rundir import RunDir, read_json
+from sepclr_med.rundir import RunDir, read_json, require_writable
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
 UNSEEN = "Everyone was embedded by models that never saw them"
@@ -33,15 +35,31 @@ FIRST = {"opened": "the first opening", "cross-fit": "the first cross-fit"}
 DECISIVE = ("covariates", "blocks", "families")
 
 
+@dataclass(frozen=True)
+class View:
+    """What may be seen of embeddings.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        Embeddings by space, without the rows of a sealed test set unless it is to be opened.
+    manifest : DataFrame
+        Likewise.
+    open : callable
+        To be called when all that was asked has been found right or is computed, and before any of it is written or
+        shown: writes the opening down, where there is one, and returns what must be said. Takes the hypotheses that
+        were asked.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    manifest: pd.DataFrame
+    open: Callable[..., list[str]]
+
+
 def guard_test(
-    tables: Mapping[str, pd.DataFrame],
-    manifest: pd.DataFrame,
-    run: RunDir,
-    verb: str,
-    reason: str | None = None,
-    hypotheses: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, list[str]]:
-    """Return what may be seen of a run: a sealed test set only with a reason, which is written down first.
+    tables: Mapping[str, pd.DataFrame], manifest: pd.DataFrame, run: RunDir, verb: str, reason: str | None = None
+) -> View:
+    """Return what may be seen of a run: a sealed test set only with a reason, which is yet to be written down.
 
     Parameters
     ----------
@@ -54,22 +72,17 @@ def guard_test(
         What is about to be done.
     reason : str or None, default=None
         Why the test set is opened.
-    hypotheses : mapping or None, default=None
-        What is asked, to be compared with what was frozen.
 
     Returns
     -------
-    dict of str to DataFrame, DataFrame
-        Embeddings and manifest, without the rows of a sealed test set unless it is opened.
-    list of str
-        What must be said of it.
+    View
 
     Raises
     ------
     UserError
         With a reason where nothing is sealed, or an empty one.
     RunError
-        When the ledger is gone or was changed, or a table does not say who is in the test set.
+        When the ledger is gone, was changed or cannot be written, or a table does not say who is in the test set.
     """
     entries = sealed_entries(run)
     if entries is None:
@@ -78,16 +91,17 @@ def guard_test(
             missing = instead if run.cross_fit.is_file() else "sepclr-med seal MANIFEST"
             raise UserError(f"{verb}: --open-test, but no test set is sealed in {run.path} ({missing})")
         asks = verb == "link" and run.cross_fit.is_file()
-        return dict(tables), manifest, _say_cross_fitted(run, hypotheses or {}) if asks else []
+        return View(dict(tables), manifest, partial(_say_cross_fitted, run) if asks else partial(_say, []))
     if reason is not None:
         ledger, _ = _sealed_by(run)
         model = read_embeddings(run.embeddings)["salient"]["model_id"].iloc[0]
         facts = {"verb": verb, "run": run.path.resolve().name, "model_id": model}
-        return dict(tables), manifest, [_open(ledger, facts, reason, hypotheses)]
+        return View(dict(tables), manifest, _prepare(ledger, facts, reason))
     if unknown := [space for space, table in tables.items() if "split" not in table]:
         said = "embeddings without a column split do not say whose are sealed; embed again"
         raise RunError(f"{run.path}: {', '.join(unknown)}: {said}")
-    return {space: without_test(table) for space, table in tables.items()}, without_test(manifest), [SEALED]
+    seen = {space: without_test(table) for space, table in tables.items()}
+    return View(seen, without_test(manifest), partial(_say, [SEALED]))
 
 
 def guard_files(
@@ -96,7 +110,7 @@ def guard_files(
     manifest: pd.DataFrame,
     verb: str,
     reason: str | None = None,
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame, list[str]]:
+) -> View:
     """Return what may be seen of tables of no run, as :func:`guard_test` does: the manifest says who is sealed.
 
     Parameters
@@ -108,8 +122,7 @@ def guard_files(
 
     Returns
     -------
-    dict of str to DataFrame, DataFrame, list of str
-        As for :func:`guard_test`.
+    View
 
     Raises
     ------
@@ -118,7 +131,7 @@ def guard_files(
     ManifestError
         When the test part is not the one that was sealed.
     RunError
-        When the ledger was changed.
+        When the ledger was changed or cannot be written.
 
     Examples
     --------
@@ -127,25 +140,25 @@ def guard_files(
     >>> rows = pd.DataFrame({"participant_id": ["01", "02"], "split": ["train", "test"]})
     >>> with TemporaryDirectory() as folder:
     ...     rows.attrs["ledger"] = str(seal(rows, Path(folder) / "study.tsv"))
-    ...     tables, _, said = guard_files(["pca.tsv"], {"salient": rows[["participant_id"]]}, rows, "link")
-    >>> tables["salient"]["participant_id"].tolist(), said == [SEALED]
+    ...     view = guard_files(["pca.tsv"], {"salient": rows[["participant_id"]]}, rows, "link")
+    >>> view.tables["salient"]["participant_id"].tolist(), view.open() == [SEALED]
     (['01'], True)
     """
     ledger = manifest.attrs.get("ledger")
     if ledger is None or not os.path.isfile(ledger) or require_sealed_rows(ledger, manifest) is None:
         if reason is not None:
             raise UserError(f"{verb}: --open-test, but the manifest is not sealed (sepclr-med seal MANIFEST)")
-        return dict(tables), manifest, []
+        return View(dict(tables), manifest, partial(_say, []))
     if reason is not None:
         names = ", ".join(Path(source).name for source in sources)
         models = {str(name) for table in tables.values() if "model_id" in table for name in table["model_id"].dropna()}
         facts = {"verb": verb, "run": f"--embeddings {names}", "model_id": ", ".join(sorted(models)) or None}
-        return dict(tables), manifest, [_open(Path(ledger), facts, reason, None)]
+        return View(dict(tables), manifest, _prepare(Path(ledger), facts, reason))
     sealed = manifest.loc[manifest["split"] == "test", "participant_id"]
     seen = {
         space: table[~table["participant_id"].isin(sealed)].reset_index(drop=True) for space, table in tables.items()
     }
-    return seen, without_test(manifest), [SEALED]
+    return View(seen, without_test(manifest), partial(_say, [SEALED]))
 
 
 def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
@@ -188,20 +201,31 @@ def _sealed_by(run: RunDir) -> tuple[Path, bool]:
     return run.path / seal["ledger"], seal.get("test_sha256") is not None
 
 
-def _open(ledger: Path, facts: Mapping[str, Any], reason: str, hypotheses: Mapping[str, Any] | None) -> str:
-    """Write an opening down, and return what must be said of it."""
+def _say(said: list[str], hypotheses: Mapping[str, Any] | None = None) -> list[str]:
+    """Return what must be said where nothing is opened, whatever is asked."""
+    return said
+
+
+def _prepare(ledger: Path, facts: Mapping[str, Any], reason: str) -> Callable[..., list[str]]:
+    """Refuse an opening that could not be written down, and return what writes it."""
     if not reason.strip():
         raise UserError("--open-test: say why the test set is opened")
+    require_writable(ledger)
+    return partial(_open, ledger, {**facts, "reason": reason.strip()})
+
+
+def _open(ledger: Path, facts: Mapping[str, Any], hypotheses: Mapping[str, Any] | None = None) -> list[str]:
+    """Write an opening down, and return what must be said of it."""
     asked = hash_hypotheses(hypotheses) if hypotheses else None
-    append_event(ledger, "opened", {**facts, "reason": reason.strip(), "hypotheses": asked})
+    append_event(ledger, "opened", {**facts, "hypotheses": asked})
     entries = read_ledger(ledger)
     n = [entry["event"] for entry in entries].count("opened")
     times = "for the first time" if n == 1 else f"again, the opening number {n} in its ledger"
-    words = f"The sealed test set was opened {times} ({reason.strip()})"
-    return f"{words}; {_judge(hypotheses or {}, entries, 'opened')}" if facts["verb"] == "link" else words
+    words = f"The sealed test set was opened {times} ({facts['reason']})"
+    return [f"{words}; {_judge(hypotheses or {}, entries, 'opened')}" if facts["verb"] == "link" else words]
 
 
-def _say_cross_fitted(run: RunDir, hypotheses: Mapping[str, Any]) -> list[str]:
+def _say_cross_fitted(run: RunDir, hypotheses: Mapping[str, Any] | None = None) -> list[str]:
     """Return what must be said of links in a cross-fit: nothing where no hypotheses were frozen or asked."""
     entries = ledger_entries(run) or []
     if not hypotheses:

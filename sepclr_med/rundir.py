@@ -132,6 +132,28 @@ def describe_refusal(path: str | Path, error: OSError) -> str:
     return f"{error.strerror or error}; {advice}, then run the same command again"
 
 
+def require_writable(path: str | Path) -> None:
+    """Refuse what could not be written, before the work that is to be written there is done.
+
+    Parameters
+    ----------
+    path : path
+        Of a file; its folder is made.
+
+    Raises
+    ------
+    RunError
+        As for :func:`atomic_path`, and when a folder has this name.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise RunError(f"{path}: cannot be written: {ADVICE[errno.EISDIR]}")
+    trial = path.with_name(f".{path.name}.trial")
+    with atomic_path(trial):
+        pass
+    trial.unlink()
+
+
 def write_text(path: str | Path, text: str, mode: int | None = None) -> Path:
     """Write a text file atomically, UTF-8 with LF line ends."""
     with atomic_path(path, mode) as temporary:

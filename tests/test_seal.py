@@ -106,7 +106,7 @@ def test_a_table_that_does_not_say_who_is_sealed_is_refused(tmp_path):
     seal(read_manifest(path), path)
     run, manifest = RunDir(tmp_path / "run"), read_manifest(path)
     note_seal(run, manifest)
-    assert len(guard_test({"salient": rows}, manifest, run, "link")[0]["salient"]) == 1
+    assert len(guard_test({"salient": rows}, manifest, run, "link").tables["salient"]) == 1
     with pytest.raises(RunError, match="salient: embeddings without a column split"):
         guard_test({"salient": rows.drop(columns="split")}, manifest, run, "link")
 
@@ -122,16 +122,69 @@ def test_a_seal_after_training_holds_and_a_cross_fit_of_sealed_rows_is_planned(s
     assert len(plan_cross_fit(read_manifest(path), load_config(overrides=SMALL), study / "cross", 3, 1)) == 3
 
 
-def test_a_mistake_costs_no_opening(study):
-    for choices in ({"variables": ["severty"]}, {"variables": ["severity"], "covariates": ["agee"]}):
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"variables": ["severty"]},
+        {"covariates": ["agee"]},
+        {"blocks": ["sites"]},
+        {"factors": ["canonical", "nosuch"]},
+        {"target": ["nosuch"]},
+        {"families": {"a": ["nosuch"]}},
+        {"measures": {"severity": "foo"}},
+        {"parts": ["predict"]},
+    ],
+    ids=str,
+)
+def test_a_mistake_costs_no_opening(study, choices):
+    asked = {"variables": ["severity"], "n_permutations": 99, "parts": [], "open_test": "why"} | choices
+    with pytest.raises(ManifestError):
+        link_run(study / "run", **asked)
+    with pytest.raises(ManifestError):
+        link_files([str(study / "run" / "embeddings")], study / "study.tsv", study / "links.tsv", **asked)
+    assert "opened" not in [entry["event"] for entry in read_ledger(ledger_path(study / "study.tsv"))]
+
+
+def test_a_mistake_in_another_verb_or_of_the_place_to_write_costs_no_opening_either(study):
+    files, few = ([str(study / "run" / "embeddings")], study / "study.tsv"), {"n_bootstrap": 0, "n_permutations": 0}
+    for factors, kept in (["salient_999"], {}), (["salient_000"], {"covariates": ["agee"]}):
         with pytest.raises(ManifestError):
-            link_run(study / "run", open_test="why", **choices)
+            explain(study / "run", factors, n_permutations=99, sensitivity=(), open_test="why", **kept)
     with pytest.raises(ManifestError):
         evaluate_run(study / "run", ["severty"], open_test="why")
-    assert "opened" not in [entry["event"] for entry in read_ledger(ledger_path(study / "study.tsv"))]
+    for choices in ({"variables": ["severty"]}, {"variables": ["age"], "target": ["nosuch"]}):
+        with pytest.raises(ManifestError):
+            evaluate_files(*files, study / "card", open_test="why", **choices, **few)
+    for link, place in ((link_files, study / "run"), (evaluate_files, study / "study.tsv")):
+        with pytest.raises(RunError, match="cannot be written"):
+            link(*files, place, variables=["severity"], n_permutations=99, open_test="why")
+    ledger = ledger_path(study / "study.tsv")
+    assert "opened" not in [entry["event"] for entry in read_ledger(ledger)]
     (study / "text.yaml").write_text("variables: severity\n")
     with pytest.raises(ConfigError, match="a list"):
         seal(read_manifest(study / "study.tsv"), study / "study.tsv", study / "text.yaml")
+
+
+def test_an_opening_is_written_down_before_anything_of_it_is_written_or_not_at_all(study, monkeypatch):
+    def entries_when_written(path, table):
+        seen.append([entry["event"] for entry in read_ledger(ledger_path(study / "study.tsv"))][-1])
+
+    seen = []
+    for module in ("evaluation", "linking"):
+        monkeypatch.setattr(f"sepclr_med.analysis.{module}.write_table", entries_when_written)
+    evaluate_run(study / "run", ["age"], n_bootstrap=0, n_permutations=0, open_test="to see")
+    link_run(study / "run", variables=["severity"], n_permutations=99, parts=[], open_test="to see")
+    assert seen
+    assert set(seen) == {"opened"}
+    monkeypatch.undo()
+
+    def refuse(path):
+        raise RunError(f"{path}: cannot be written")
+
+    monkeypatch.setattr("sepclr_med.opening.require_writable", refuse)
+    monkeypatch.setattr("sepclr_med.analysis.linking.link", lambda *_, **__: pytest.fail("computed all the same"))
+    with pytest.raises(RunError, match=r"ledger\.jsonl: cannot be written"):
+        link_run(study / "run", variables=["severity"], open_test="why")
 
 
 def test_other_hypotheses_or_none_are_exploratory(study):

@@ -16,9 +16,9 @@ from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import read_any_embeddings, read_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.occupancy import alone
-from sepclr_med.opening import guard_files, guard_test
+from sepclr_med.opening import View, guard_files, guard_test
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, read_json, write_json, write_table
+from sepclr_med.rundir import RunDir, read_json, require_writable, write_json, write_table
 from sepclr_med.runs import read_config
 
 N_PERMUTATIONS = 1000
@@ -67,16 +67,15 @@ def evaluate_run(
     embeddings, manifest = read_embeddings(run.embeddings), read_manifest(run.manifest)
     # First components of batteries are made by link.
     chosen = list(variables or [name for name in settings.variables or () if name not in settings.batteries]) or None
-    # Before anything is opened: a typo must not cost an opening.
     require_columns(manifest, chosen or [])
-    embeddings, manifest, notes = guard_test(embeddings, manifest, run, "evaluate", open_test)
+    view = guard_test(embeddings, manifest, run, "evaluate", open_test)
     groups = {"target": cohort.target, "background": cohort.background}
     draws = {
         "n_bootstrap": settings.n_bootstrap if n_bootstrap is None else n_bootstrap,
         "n_permutations": n_permutations,
         "seed": settings.seed,
     }
-    table = _evaluate(embeddings, manifest, chosen, run.separation, groups, draws, settings.measures, notes)
+    table = _evaluate(view, chosen, run.separation, groups, draws, settings.measures)
     record_step(run.provenance, "evaluate", started, {**draws, "notes": table.attrs["card"]["notes"]})
     return table
 
@@ -114,13 +113,12 @@ def evaluate_files(
     """
     needed = ["participant_id", "diagnosis"] if target else ["participant_id"]
     tables, rows = read_any_embeddings(embeddings), read_manifest(manifest, required=needed)
-    if open_test is not None:
-        # A misspelt name should not cost an opening.
-        require_columns(rows, variables or [])
-    tables, rows, notes = guard_files(embeddings, tables, rows, "evaluate", open_test)
+    file = Path(output_dir) / "separation.tsv"
+    require_writable(file)
+    view = guard_files(embeddings, tables, rows, "evaluate", open_test)
     draws = {"n_bootstrap": n_bootstrap, "n_permutations": n_permutations, "seed": seed}
     groups = {"target": target, "background": None}
-    return _evaluate(tables, rows, variables, Path(output_dir) / "separation.tsv", groups, draws, {}, notes)
+    return _evaluate(view, variables, file, groups, draws, {})
 
 
 def read_separation(run: RunDir) -> pd.DataFrame:
@@ -132,18 +130,17 @@ def read_separation(run: RunDir) -> pd.DataFrame:
 
 
 def _evaluate(
-    embeddings: Mapping[str, pd.DataFrame],
-    manifest: pd.DataFrame,
+    view: View,
     variables: Sequence[str] | None,
     file: Path,
     groups: Mapping[str, Any],
     draws: Mapping[str, Any],
     measures: Mapping[str, str],
-    notes: Sequence[str] = (),
 ) -> pd.DataFrame:
-    table = evaluate(embeddings, manifest, variables, measures=measures, **groups, **draws)
-    card = separation_card(embeddings, manifest, table, **groups, **draws)
-    card["notes"] = [*(f"{note}." for note in notes), *card["notes"]]
+    table = evaluate(view.tables, view.manifest, variables, measures=measures, **groups, **draws)
+    card = separation_card(view.tables, view.manifest, table, **groups, **draws)
+    said = [f"{note}." for note in view.open()]
+    card["notes"] = [*said, *card["notes"]]
     card["not_tested"] = table.attrs["not_tested"]
     write_table(file, table)
     write_json(file.with_name("card.json"), card)

@@ -27,9 +27,9 @@ from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.cohort.named_columns import list_columns
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.occupancy import alone
-from sepclr_med.opening import guard_files, guard_test
+from sepclr_med.opening import View, guard_files, guard_test
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, as_written, read_json, write_json, write_table
+from sepclr_med.rundir import RunDir, as_written, read_json, require_writable, write_json, write_table
 from sepclr_med.runs import read_config
 
 TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stability", "reading_stability")
@@ -76,15 +76,14 @@ def link_run(
     batteries = asked.get("batteries") or choices.get("batteries") or settings.batteries
     usual = {name: list_columns(settings, name, manifest) for name in ("covariates", "blocks")}
     usual["variables"] = settings.variables or []
-    # Before anything is opened: a typo must not cost an opening.
     for name, columns in usual.items():
         wanted = next(given for given in (asked.get(name), choices.get(name), columns) if given is not None)
         require_columns(manifest, [column for column in wanted if column not in batteries])
-    embeddings, manifest, said = guard_test(everyone, manifest, run, "link", open_test, asked)
+    view = guard_test(everyone, manifest, run, "link", open_test)
     known = {
         "variables": settings.variables,
         "covariates": usual["covariates"],
-        "blocks": [name for name in usual["blocks"] if manifest[name].nunique() >= 2],
+        "blocks": [name for name in usual["blocks"] if view.manifest[name].nunique() >= 2],
         "factors": settings.factors,
         "families": settings.families,
         "batteries": settings.batteries,
@@ -98,8 +97,7 @@ def link_run(
         "smallest_icc": settings.smallest_icc,
     }
     choices = known | {name: value for name, value in choices.items() if value is not None} | asked
-    found, subtypes = _link(embeddings, manifest, choices)
-    found.notes[:0] = [f"{note}." for note in said]
+    found, subtypes = _link(view, choices, asked)
     if not run.cross_fit.is_file():
         found.notes.append(ONE_TRAINING)
     if found.canonical is not None:
@@ -137,13 +135,9 @@ def link_files(
     needed = ["participant_id", "diagnosis"] if choices.get("target") else ["participant_id"]
     tables, rows = read_any_embeddings(embeddings), read_manifest(manifest, required=needed)
     output = Path(output)
-    if open_test is not None:
-        # A misspelt name should not cost an opening.
-        named = [column for name in ("variables", "covariates", "blocks") for column in choices.get(name) or ()]
-        require_columns(rows, [column for column in named if column not in (choices.get("batteries") or {})])
-    tables, rows, said = guard_files(embeddings, tables, rows, "link", open_test)
-    found, subtypes = _link(tables, rows, {name: value for name, value in choices.items() if value is not None})
-    found.notes[:0] = [f"{note}." for note in said]
+    require_writable(output)
+    view = guard_files(embeddings, tables, rows, "link", open_test)
+    found, subtypes = _link(view, {name: value for name, value in choices.items() if value is not None})
     _write(found, subtypes, lambda name: output if name == "links.tsv" else output.with_name(f"{output.stem}_{name}"))
     return found
 
@@ -222,12 +216,13 @@ def _settle_hypotheses(path: str | Path | None, choices: Mapping[str, Any]) -> d
 
 
 def _link(
-    embeddings: Mapping[str, pd.DataFrame], manifest: pd.DataFrame, choices: Mapping[str, Any]
+    view: View, choices: Mapping[str, Any], asked: Mapping[str, Any] | None = None
 ) -> tuple[Linkage, SubtypeStudy | None]:
-    found = link(embeddings, manifest, **choices)
-    if "subtypes" not in found.settings["parts"]:
-        return found, None
-    return found, study_subtypes(found, manifest.attrs.get("dictionary", {}), choices.get("measures"))
+    found, subtypes = link(view.tables, view.manifest, **choices), None
+    if "subtypes" in found.settings["parts"]:
+        subtypes = study_subtypes(found, view.manifest.attrs.get("dictionary", {}), choices.get("measures"))
+    found.notes[:0] = [f"{note}." for note in view.open(asked)]
+    return found, subtypes
 
 
 def _write(found: Linkage, subtypes: SubtypeStudy | None, name_file: Callable[[str], Path]) -> None:

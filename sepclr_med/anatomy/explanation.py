@@ -130,8 +130,8 @@ def explain(
     config = read_config(run)
     manifest = read_manifest(run.manifest)
     tables = read_tables(run.embeddings)
-    seen, manifest, sealed = guard_test(tables.tables, manifest, run, "explain", open_test)
-    tables = replace(tables, tables=seen)
+    view = guard_test(tables.tables, manifest, run, "explain", open_test)
+    tables, manifest = replace(tables, tables=view.tables), view.manifest
     target = config.cohort.target
     names = [*(factors or []), *(variables or [])] or default_factors(manifest, tables, target)
     mapped = resolve_factors(names, manifest, tables)
@@ -148,7 +148,7 @@ def explain(
     settings = MapSettings(adjusted, n_permutations, tfce, alpha, seed, n_jobs)
     mapper = Mapper(run.path / "maps", images, sample, settings, labelled, truth)
     notes = [
-        *sealed,
+        *view.open(),
         *sample.notes,
         *([SEVERAL] if several else ()),
         *_remarks(images.template, n_permutations, sample.rows, mapped),
