@@ -28,6 +28,8 @@ from sepclr_med.rundir import RunDir, read_json, require_writable
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
 UNSEEN = "Everyone was embedded by models that never saw them"
+FILES = "--embeddings"
+OF_RUNS = "exploratory: hypotheses are asked of a run folder alone, not of tables"
 NOT_ASKED = "exploratory: hypotheses were frozen, but this was not asked by --hypotheses FILE"
 NOT_KNOWN = "exploratory: no ledger has this cross-fit, for which hypotheses are frozen before `fit`"
 FIRST = {"opened": "the first opening", "cross-fit": "the first cross-fit"}
@@ -152,7 +154,7 @@ def guard_files(
     if reason is not None:
         names = ", ".join(Path(source).name for source in sources)
         models = {str(name) for table in tables.values() if "model_id" in table for name in table["model_id"].dropna()}
-        facts = {"verb": verb, "run": f"--embeddings {names}", "model_id": ", ".join(sorted(models)) or None}
+        facts = {"verb": verb, "run": f"{FILES} {names}", "model_id": ", ".join(sorted(models)) or None}
         return View(dict(tables), manifest, _prepare(Path(ledger), facts, reason))
     sealed = manifest.loc[manifest["split"] == "test", "participant_id"]
     seen = {
@@ -222,7 +224,9 @@ def _open(ledger: Path, facts: Mapping[str, Any], hypotheses: Mapping[str, Any] 
     n = [entry["event"] for entry in entries].count("opened")
     times = "for the first time" if n == 1 else f"again, the opening number {n} in its ledger"
     words = f"The sealed test set was opened {times} ({facts['reason']})"
-    return [f"{words}; {_judge(hypotheses or {}, entries, 'opened')}" if facts["verb"] == "link" else words]
+    if facts["verb"] != "link":
+        return [words]
+    return [f"{words}; {OF_RUNS if facts['run'].startswith(FILES) else _judge(hypotheses or {}, entries, 'opened')}"]
 
 
 def _say_cross_fitted(run: RunDir, hypotheses: Mapping[str, Any] | None = None) -> list[str]:
@@ -249,8 +253,12 @@ def _judge(hypotheses: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
     >>> _judge(asked, [{"event": "opened"}, frozen], "opened")
     'exploratory: these hypotheses were not frozen before the first opening'
     """
-    asked, before = hash_hypotheses(hypotheses), f"before {FIRST[event]}"
-    frozen = [entry.get("at", "")[:10] for entry in before_first(entries, event) if entry.get("sha256") == asked]
+    before, earlier = f"before {FIRST[event]}", before_first(entries, event)
+    if not hypotheses:
+        any_frozen = any(entry.get("event") == "hypotheses" for entry in earlier)
+        return NOT_ASKED if any_frozen else f"exploratory: no hypotheses were frozen {before}"
+    asked = hash_hypotheses(hypotheses)
+    frozen = [entry.get("at", "")[:10] for entry in earlier if entry.get("sha256") == asked]
     if not frozen:
         return f"exploratory: these hypotheses were not frozen {before}"
     if free := [name for name in DECISIVE if name not in hypotheses]:

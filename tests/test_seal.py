@@ -454,3 +454,42 @@ def test_a_cross_fit_whose_ledger_cannot_be_written_is_refused_before_training(s
 
 def raise_os_error(*_):
     raise PermissionError(13, "Permission denied")
+
+
+def test_sealed_rows_that_a_cross_fit_embedded_keep_its_canonical_factors_and_say_what_was_not_looked_at(study):
+    rows = read_manifest(study / "study.tsv").query("split == 'test'")[["participant_id"]].reset_index(drop=True)
+    rows = rows.assign(split=None, model_id="a")
+    values = np.random.default_rng(1).normal(size=(len(rows), 5))
+    salient = pd.concat([rows, pd.DataFrame(values[:, :3], columns=[f"salient_00{i}" for i in range(3)])], axis=1)
+    rotated = pd.concat([rows, pd.DataFrame(values[:, 3:], columns=["canonical_000", "canonical_001"])], axis=1)
+    folder = study / "test"
+    write_embeddings({"salient": salient}, folder, {"Models": ["fold-0_seed-0", "fold-1_seed-0"]})
+    written = write_embeddings({"canonical": rotated}, folder, {})[0]
+    both = f"salient={folder / 'desc-salient_embedding.tsv'}", f"canonical={written}"
+    asked = {"variables": ["severity"], "n_permutations": 99, "parts": [], "factors": ["canonical", "salient"]}
+    for sources in ([str(folder)], both):
+        found = link_files(sources, study / "study.tsv", study / "l.tsv", open_test="the end", **asked)
+        assert found.canonical is None
+        order = found.people.rows["participant_id"]
+        given = rotated.set_index("participant_id").loc[order].filter(like="canonical")
+        np.testing.assert_allclose(found.people.spaces["canonical"], given.to_numpy(), rtol=1e-6)
+        assert set(found.links["factor"]) >= {"canonical_000", "canonical_001", "salient_000", "salient_002"}
+        assert "Canonical factors: as they were given, not fitted anew." in found.notes
+        assert found.notes[0].endswith("exploratory: hypotheses are asked of a run folder alone, not of tables.")
+        assert found.notes[-1].startswith("These are means over 2 models of a cross-fit")
+    # Rotated by other models, they are not of these embeddings.
+    write_embeddings({"canonical": rotated.assign(model_id="b")}, folder, {})
+    again = link_files([str(folder)], study / "study.tsv", study / "l.tsv", open_test="again", **asked)
+    assert again.canonical is not None
+    assert not any(note.startswith("Canonical factors: as they were given") for note in again.notes)
+
+
+def test_what_is_said_of_hypotheses_that_were_not_asked_is_true(study):
+    asked = {"variables": ["severity"], "n_permutations": 99, "parts": []}
+    found = link_run(study / "run", open_test="why", **asked)
+    assert found.notes[0].endswith("exploratory: hypotheses were frozen, but this was not asked by --hypotheses FILE.")
+    ledger = ledger_path(study / "study.tsv")
+    ledger.unlink()
+    seal(read_manifest(study / "study.tsv"), study / "study.tsv")
+    found = link_run(study / "run", open_test="why", **asked)
+    assert found.notes[0].endswith("exploratory: no hypotheses were frozen before the first opening.")

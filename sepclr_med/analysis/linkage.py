@@ -25,6 +25,7 @@ DEFAULT_COVARIATES = ("age", "sex", "site", "tiv")
 WHOLE_SPACE_PERMUTATIONS = 2000
 SIMILARITY_PERMUTATIONS = 1000
 MOST_COMPARED = 300
+GIVEN = "Canonical factors: as they were given, not fitted anew"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Linkage:
     people, tested : Participants
         Everyone, and those the tests are about.
     canonical : (DataFrame, dict) or None
-        Canonical factors of every image and what their sidecar says, when they were tested.
+        Canonical factors of every image and what their sidecar says, when they were fitted here.
     settings : dict
         What was asked, as it was understood.
     verdicts : list of dict
@@ -102,7 +103,8 @@ def link(
     Parameters
     ----------
     embeddings : mapping of str to DataFrame
-        Space to table: ids, ``split`` if any, factors. ``salient`` is needed, ``common`` compared with it.
+        Space to table: ids, ``split`` if any, factors. ``salient`` is needed, ``common`` compared with it;
+        ``canonical`` factors are tested as they are where they are given.
     manifest : DataFrame
         One row per image or participant; ``attrs["dictionary"]`` has the BIDS sidecar.
     variables : sequence of str or None, default=None
@@ -116,7 +118,7 @@ def link(
         Columns within which permutations stay; none means site where there are several, empty means free. Families
         (``family_id``) always move as wholes.
     factors : sequence of str, default=("salient",)
-        ``salient``: the axes as trained; ``canonical``: their rotation, fitted on training targets.
+        ``salient``: the axes as trained; ``canonical``: their rotation, fitted on training targets unless given.
     over : {"held-out", "train", "all"}, default="held-out"
         Whose rows: the test part, or the validation part without one, or everyone without any.
     families : mapping of str to sequence of str or None, default=None
@@ -166,13 +168,14 @@ def link(
     salient_000 severity 60 0.001
     """
     check_choices(embeddings, factors, over, parts or ())
-    rotated = canonical_table(embeddings["salient"], manifest, target, canonical) if "canonical" in factors else None
+    rotates = "canonical" in factors and "canonical" not in embeddings
+    rotated = canonical_table(embeddings["salient"], manifest, target, canonical) if rotates else None
     people = gather_participants(dict(embeddings) | ({"canonical": rotated[0]} if rotated else {}), manifest, target)
     described = manifest.attrs.get("dictionary", {})
     # Fitted on training rows where there are any, so before they are left out.
     rows, notes = add_batteries(people.rows, batteries or {}, people.is_target)
     people = replace(people, rows=rows.reset_index(drop=True))
-    said = [_describe_rotation(canonical, rotated[1])] if rotated else []
+    said = [_describe_rotation(canonical, rotated[1]) if rotated else GIVEN] if "canonical" in factors else []
     tested, over_words, warned = choose_tested(people, over, target)
     if parts is None:
         parts = PARTS if len(tested) <= MOST_COMPARED else [part for part in PARTS if part != "similarity"]

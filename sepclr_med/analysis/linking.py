@@ -16,7 +16,9 @@ from sepclr_med.analysis.norms import load_norms
 from sepclr_med.analysis.subtyping import SubtypeStudy, assign_subtypes, study_subtypes
 from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import (
+    averaged_models,
     embedding_path,
+    of_same_models,
     read_any_embeddings,
     read_embeddings,
     read_replicates,
@@ -33,6 +35,10 @@ from sepclr_med.rundir import RunDir, as_written, read_json, require_writable, w
 from sepclr_med.runs import read_config
 
 TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stability", "reading_stability")
+NOT_COMPARED = (
+    "These are means over {} models of a cross-fit, and how far they agree on a factor was not looked at: all factors "
+    "were tested. Which are stable stands in analysis/stability.tsv of its run folder, after `link RUN_DIR`."
+)
 ONE_TRAINING = "One training: whether these factors are found again is not known; `fit --folds 5 --seeds 3` says."
 
 
@@ -133,11 +139,14 @@ def link_files(
     Linkage
     """
     needed = ["participant_id", "diagnosis"] if choices.get("target") else ["participant_id"]
-    tables, rows = read_any_embeddings(embeddings), read_manifest(manifest, required=needed)
+    tables = read_any_embeddings(embeddings, canonical="canonical" in (choices.get("factors") or ()))
+    rows = read_manifest(manifest, required=needed)
     output = Path(output)
     require_writable(output)
     view = guard_files(embeddings, tables, rows, "link", open_test)
     found, subtypes = _link(view, {name: value for name, value in choices.items() if value is not None})
+    if models := averaged_models(embeddings):
+        found.notes.append(NOT_COMPARED.format(len(models)))
     _write(found, subtypes, lambda name: output if name == "links.tsv" else output.with_name(f"{output.stem}_{name}"))
     return found
 
@@ -164,8 +173,7 @@ def derive_new(run_dir: str | Path, tables: Mapping[str, pd.DataFrame], output_d
     own = embedding_path(run.embeddings, "canonical")
     if not own.is_file():
         return written
-    models = read_embeddings(run.embeddings, ["canonical"])["canonical"].get("model_id", pd.Series(dtype=str))
-    if set(models) != set(salient["model_id"]):
+    if not of_same_models(read_embeddings(run.embeddings, ["canonical"])["canonical"], salient):
         return written
     kept = ("Method", "Centre", "Loadings", "Variance", "VarianceExplained", "FittedRows", "Factors", "SourceFactors")
     with as_written(own.with_suffix(".json")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sepclr_med import __version__
 from sepclr_med.cohort.cells import as_numbers, locate
 from sepclr_med.cohort.tables import raise_errors, read_table
 from sepclr_med.errors import Problem, RunError
-from sepclr_med.rundir import write_json, write_table
+from sepclr_med.rundir import read_json, write_json, write_table
 
 ID_COLUMNS = ["participant_id", "session_id", "run", "split", "fold", "model_id"]
 SPACES = {"common": "common", "salient": "salient", "voxel_pca": "voxelpca"}
@@ -197,7 +198,7 @@ def read_replicates(folder: str | Path) -> dict[str, list[dict[str, pd.DataFrame
     return found
 
 
-def read_any_embeddings(sources: Sequence[str]) -> dict[str, pd.DataFrame]:
+def read_any_embeddings(sources: Sequence[str], canonical: bool = False) -> dict[str, pd.DataFrame]:
     """Read embedding tables of any origin.
 
     Parameters
@@ -205,6 +206,8 @@ def read_any_embeddings(sources: Sequence[str]) -> dict[str, pd.DataFrame]:
     sources : sequence of str
         Each a CSV or TSV with ``participant_id`` and numeric factors, as ``FILE`` or ``SPACE=FILE``, or a folder that
         :func:`write_embeddings` wrote. A file without a space is the space its BIDS name says, else ``salient``.
+    canonical : bool, default=False
+        Whether to read from a folder its canonical factors as well, where they are of the models that embedded it.
 
     Returns
     -------
@@ -220,15 +223,57 @@ def read_any_embeddings(sources: Sequence[str]) -> dict[str, pd.DataFrame]:
     """
     tables: dict[str, pd.DataFrame] = {}
     for source in sources:
-        named, _, file = source.rpartition("=")
-        path = Path(file)
+        named, path = _place_of(source)
         if not path.exists():
             raise RunError(f"{path}: no such embeddings; give a table with participant_id and factors, or a folder")
-        found = read_embeddings(path) if path.is_dir() else {named or _space_of(path): _read_factors(path)}
+        if path.is_dir():
+            found = read_embeddings(path, [*SPACES, "canonical"] if canonical else tuple(SPACES))
+            if not of_same_models(found.get("canonical"), found.get("salient")):
+                found.pop("canonical", None)
+        else:
+            found = {named or _space_of(path): _read_factors(path)}
         if twice := sorted(set(found) & set(tables)):
             raise RunError(f"{path}: {', '.join(twice)} was given twice; name each space, as in common=FILE")
         tables |= found
     return tables
+
+
+def of_same_models(one: pd.DataFrame | None, other: pd.DataFrame | None) -> bool:
+    """Say whether two tables of embeddings are there and are of the same models.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"participant_id": ["01"], "model_id": ["a"]})
+    >>> of_same_models(table, table), of_same_models(table, None), of_same_models(table, table.assign(model_id="b"))
+    (True, False, False)
+    """
+    if one is None or other is None:
+        return False
+    first, second = (set(table["model_id"]) if "model_id" in table else set() for table in (one, other))
+    return first == second
+
+
+def averaged_models(sources: Sequence[str]) -> list[str]:
+    """Return which models of a cross-fit the salient embeddings are means over, as their sidecar says; none of others.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        As for :func:`read_any_embeddings`.
+    """
+    for _, path in map(_place_of, sources):
+        table = embedding_path(path, "salient") if path.is_dir() else path
+        # Beside a table of other origin any file may have this name.
+        with suppress(RunError):
+            facts = read_json(table.with_suffix(".json"), {"Space": str, "Models": list})
+            if facts["Space"] == "salient":
+                return [str(name) for name in facts["Models"]]
+    return []
+
+
+def _place_of(source: str) -> tuple[str, Path]:
+    named, _, file = source.rpartition("=")
+    return named, Path(file)
 
 
 def _space_of(path: Path) -> str:
