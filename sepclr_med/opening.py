@@ -27,6 +27,7 @@ from sepclr_med.errors import RunError, UserError
 from sepclr_med.rundir import RunDir, read_json, require_writable
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
+TRAINED_ON = "Without a validation part what is left was trained on: its figures are in-sample"
 UNSEEN = "Everyone was embedded by models that never saw them"
 FILES = "--embeddings"
 OF_RUNS = "exploratory: hypotheses are asked of a run folder alone, not of tables"
@@ -102,8 +103,7 @@ def guard_test(
     if unknown := [space for space, table in tables.items() if "split" not in table]:
         said = "embeddings without a column split do not say whose are sealed; embed again"
         raise RunError(f"{run.path}: {', '.join(unknown)}: {said}")
-    seen = {space: without_test(table) for space, table in tables.items()}
-    return View(seen, without_test(manifest), partial(_say, [SEALED]))
+    return _close({space: without_test(table) for space, table in tables.items()}, manifest)
 
 
 def guard_files(
@@ -129,7 +129,7 @@ def guard_files(
     Raises
     ------
     UserError
-        With a reason where nothing is sealed, or an empty one.
+        With a reason where nothing is sealed, or an empty one; without one where all are sealed.
     ManifestError
         When the test part is not the one that was sealed.
     RunError
@@ -160,7 +160,9 @@ def guard_files(
     seen = {
         space: table[~table["participant_id"].isin(sealed)].reset_index(drop=True) for space, table in tables.items()
     }
-    return View(seen, without_test(manifest), partial(_say, [SEALED]))
+    if all(table.empty for table in seen.values()) and (n := max(map(len, tables.values()), default=0)):
+        raise UserError(f"{verb}: all {n} embeddings are of the sealed test part. {SEALED.partition('; ')[2]}")
+    return _close(seen, manifest)
 
 
 def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
@@ -201,6 +203,13 @@ def _sealed_by(run: RunDir) -> tuple[Path, bool]:
     if not seal["ledger"].endswith(".ledger.jsonl"):
         raise RunError(f"{run.seal}: names no ledger ({seal['ledger'][:80]}); mend or delete it")
     return run.path / seal["ledger"], seal.get("test_sha256") is not None
+
+
+def _close(seen: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> View:
+    """Return what is left without the sealed test set."""
+    parts = {part for table in seen.values() if "split" in table for part in table["split"].dropna()}
+    said = [SEALED, TRAINED_ON] if parts == {"train"} else [SEALED]
+    return View(seen, without_test(manifest), partial(_say, said))
 
 
 def _say(said: list[str], hypotheses: Mapping[str, Any] | None = None) -> list[str]:

@@ -133,25 +133,32 @@ def describe_refusal(path: str | Path, error: OSError) -> str:
 
 
 def require_writable(path: str | Path) -> None:
-    """Refuse what could not be written, before the work that is to be written there is done.
+    """Refuse what could not be written, before the work is done that is to be written there; leaves no trace.
 
     Parameters
     ----------
     path : path
-        Of a file; its folder is made.
+        Of a file, whose folder need not be there.
 
     Raises
     ------
     RunError
         As for :func:`atomic_path`, and when a folder has this name.
+
+    Examples
+    --------
+    >>> require_writable(__file__ + "/links.tsv")
+    Traceback (most recent call last):
+    ...
+    sepclr_med.errors.RunError: ...links.tsv: cannot be written: ... is a file, not a folder; choose another folder
     """
-    path = Path(path)
-    if path.is_dir():
-        raise RunError(f"{path}: cannot be written: {ADVICE[errno.EISDIR]}")
-    trial = path.with_name(f".{path.name}.trial")
-    with atomic_path(trial):
-        pass
-    trial.unlink()
+    path = Path(path).absolute()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=next(parent for parent in path.parents if parent.exists())).close()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {describe_refusal(path, error)}") from error
 
 
 def write_text(path: str | Path, text: str, mode: int | None = None) -> Path:

@@ -69,7 +69,9 @@ def find_standing(path: str | Path) -> Standing:
     ...     find_standing(table).follows.replace(folder, "")
     'sepclr-med check /m.tsv --background HC --target MDD'
     """
-    path = Path(path)
+    path, fix = Path(path), "name a manifest, the folder of a run, or a BIDS folder"
+    if not path.exists():
+        raise ManifestError(f"{path}: nothing to look at", [Problem("no such file or folder", fix=fix)])
     if not path.is_dir():
         return _of_manifest(path)
     run = RunDir(path)
@@ -77,7 +79,6 @@ def find_standing(path: str | Path) -> Standing:
         return _of_run(run)
     if any(path.glob("sub-*")) or (path / "dataset_description.json").is_file():
         return Standing([("BIDS folder", str(path))], shlex.join(["sepclr-med", "init", "--data", str(path)]))
-    fix = "name a manifest, the folder of a run, or a BIDS folder"
     raise ManifestError(f"{path}: nothing to look at", [Problem("holds no run and no participants", fix=fix)])
 
 

@@ -220,6 +220,12 @@ def test_doctor_tells_each_stage_of_a_study_and_the_command_that_comes_next(run_
     assert "name a manifest, the folder of a run, or a BIDS folder" in err
 
 
+def test_doctor_of_a_place_that_is_not_there_says_so(run_verb, tmp_path):
+    code, _, err = run_verb("doctor", tmp_path / "nowhere")
+    assert code == 1
+    assert "no such file or folder; fix: name a manifest, the folder of a run, or a BIDS folder" in err
+
+
 def test_the_command_after_a_check_says_all_that_is_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "m.tsv"

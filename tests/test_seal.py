@@ -21,7 +21,7 @@ from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError
 from sepclr_med.opening import guard_test, sealed_entries
 from sepclr_med.report.collect import collect_run
 from sepclr_med.report.render import report
-from sepclr_med.rundir import RunDir
+from sepclr_med.rundir import RunDir, write_table
 from sepclr_med.runs import note_seal
 
 SMALL = ["volumes.spacing=12", "method.name=cpca", "method.common_dim=4", "method.salient_dim=4"]
@@ -493,3 +493,39 @@ def test_what_is_said_of_hypotheses_that_were_not_asked_is_true(study):
     seal(read_manifest(study / "study.tsv"), study / "study.tsv")
     found = link_run(study / "run", open_test="why", **asked)
     assert found.notes[0].endswith("exploratory: no hypotheses were frozen before the first opening.")
+
+
+def test_on_the_terminal_each_verb_says_that_the_test_set_was_left_out(study):
+    few = ("--bootstrap", 0, "--permutations", 0)
+    card = call("evaluate", study / "run", "--variables", "age", *few)
+    links = call("link", study / "run", "--variables", "severity", "--permutations", 99, "--parts", "none")
+    maps = call("explain", study / "run", "--variables", "severity", "--permutations", 99, "--sensitivity", "none")
+    for done in (card, links, maps):
+        assert done.returncode == 0, done.stderr
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "The test set is sealed and took no part; --open-test REASON opens it" in said
+
+
+def test_without_a_validation_part_it_is_said_that_what_is_left_was_trained_on(study):
+    said = "Without a validation part what is left was trained on: its figures are in-sample."
+    few = {"n_bootstrap": 0, "n_permutations": 0}
+    assert said not in evaluate_run(study / "run", ["age"], **few).attrs["notes"]
+    manifest = read_manifest(study / "study.tsv")
+    for table in (study / "run" / "data" / "manifest.tsv", *(study / "run" / "embeddings").glob("*_embedding.tsv")):
+        rows = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False)
+        write_table(table, rows[rows["split"] != "val"])
+    assert evaluate_run(study / "run", ["age"], **few).attrs["notes"][1] == said
+    assert said in link_run(study / "run", variables=["severity"], n_permutations=99, parts=[]).notes
+    path = write_manifest(manifest[manifest["split"] != "val"], study / "two.tsv")
+    seal(read_manifest(path), path)
+    assert (
+        said in evaluate_files([str(study / "run" / "embeddings")], path, study / "card", ["age"], **few).attrs["notes"]
+    )
+
+
+def test_files_that_hold_sealed_rows_alone_are_refused_by_the_name_of_the_seal(study):
+    table = pd.read_csv(study / "run" / "embeddings" / "desc-salient_embedding.tsv", sep="\t", dtype={0: str})
+    files = [str(write_table(study / "end.tsv", table[table["split"] == "test"]))], study / "study.tsv"
+    for verb in (evaluate_files, link_files):
+        with pytest.raises(UserError, match="all 24 embeddings are of the sealed test part"):
+            verb(*files, study / "out.tsv", target=["patient"])

@@ -140,7 +140,7 @@ def _evaluate(
     table = evaluate(view.tables, view.manifest, variables, measures=measures, **groups, **draws)
     card = separation_card(view.tables, view.manifest, table, **groups, **draws)
     said = [f"{note}." for note in view.open()]
-    card["notes"] = [*said, *card["notes"]]
+    table.attrs["notes"], card["notes"] = ([*said, *notes] for notes in (table.attrs["notes"], card["notes"]))
     card["not_tested"] = table.attrs["not_tested"]
     write_table(file, table)
     write_json(file.with_name("card.json"), card)

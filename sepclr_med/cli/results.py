@@ -1,5 +1,6 @@
 """Verbs of the results: evaluate, link, explain, report."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -173,6 +174,8 @@ def explain(
     }
     table = make(run_dir, tfce=tfce, **{name: value for name, value in choices.items() if value is not None})
     print_table(table, as_json, "maps of factors")
+    for note in table.attrs["notes"]:
+        print(f"- {note.rstrip('.')}.", file=sys.stderr)
 
 
 @app.command(rich_help_panel="Results")
