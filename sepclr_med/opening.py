@@ -23,6 +23,7 @@ from sepclr_med.cohort.ledger import (
     require_sealed_rows,
 )
 from sepclr_med.cohort.splits import without_test
+from sepclr_med.config import Config, load_config
 from sepclr_med.errors import RunError, UserError
 from sepclr_med.rundir import RunDir, read_json, require_writable
 
@@ -34,8 +35,8 @@ OF_RUNS = "exploratory: hypotheses are asked of a run folder alone, not of table
 NOT_ASKED = "exploratory: hypotheses were frozen, but this was not asked by --hypotheses FILE"
 NOT_KNOWN = "exploratory: no ledger has this cross-fit, for which hypotheses are frozen before `fit`"
 FIRST = {"opened": "the first opening", "cross-fit": "the first cross-fit"}
-# What decides on a p-value beside the variables.
-DECISIVE = ("covariates", "blocks", "families")
+# Where nothing is asked, the columns of the manifest decide on these.
+BY_COLUMNS = ("covariates", "blocks", "families")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class View:
     open : callable
         To be called when all that was asked has been found right or is computed, and before any of it is written or
         shown: writes the opening down, where there is one, and returns what must be said. Takes the hypotheses that
-        were asked.
+        were asked, and what :func:`list_unfrozen` says of them.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -165,6 +166,26 @@ def guard_files(
     return _close(seen, manifest)
 
 
+def list_unfrozen(hypotheses: Mapping[str, Any], config: Config) -> list[str]:
+    """Return what decides on tests beside the variables, and neither hypotheses nor the software itself have settled.
+
+    The settings of a run may change at any time. Those that are left as the software has them need no freezing, but for
+    what the columns of the manifest decide.
+
+    Examples
+    --------
+    >>> list_unfrozen({"covariates": [], "blocks": []}, load_config(overrides=["evaluation.smallest_icc=0"]))
+    ['families', 'smallest_icc']
+    """
+    usual = load_config()
+    return [
+        name
+        for name, section in HYPOTHESES.items()
+        if name not in ("variables", *hypotheses)
+        and (name in BY_COLUMNS or getattr(getattr(config, section), name) != getattr(getattr(usual, section), name))
+    ]
+
+
 def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
     """Return the ledger of a run's sealed test set; None where none is sealed.
 
@@ -212,7 +233,7 @@ def _close(seen: dict[str, pd.DataFrame], manifest: pd.DataFrame) -> View:
     return View(seen, without_test(manifest), partial(_say, said))
 
 
-def _say(said: list[str], hypotheses: Mapping[str, Any] | None = None) -> list[str]:
+def _say(said: list[str], hypotheses: Mapping[str, Any] | None = None, unfrozen: Sequence[str] = ()) -> list[str]:
     """Return what must be said where nothing is opened, whatever is asked."""
     return said
 
@@ -225,7 +246,12 @@ def _prepare(ledger: Path, facts: Mapping[str, Any], reason: str) -> Callable[..
     return partial(_open, ledger, {**facts, "reason": reason.strip()})
 
 
-def _open(ledger: Path, facts: Mapping[str, Any], hypotheses: Mapping[str, Any] | None = None) -> list[str]:
+def _open(
+    ledger: Path,
+    facts: Mapping[str, Any],
+    hypotheses: Mapping[str, Any] | None = None,
+    unfrozen: Sequence[str] = (),
+) -> list[str]:
     """Write an opening down, and return what must be said of it."""
     asked = hash_hypotheses(hypotheses) if hypotheses else None
     append_event(ledger, "opened", {**facts, "hypotheses": asked})
@@ -235,31 +261,34 @@ def _open(ledger: Path, facts: Mapping[str, Any], hypotheses: Mapping[str, Any] 
     words = f"The sealed test set was opened {times} ({facts['reason']})"
     if facts["verb"] != "link":
         return [words]
-    return [f"{words}; {OF_RUNS if facts['run'].startswith(FILES) else _judge(hypotheses or {}, entries, 'opened')}"]
+    of_files = facts["run"].startswith(FILES)
+    return [f"{words}; {OF_RUNS if of_files else _judge(hypotheses or {}, unfrozen, entries, 'opened')}"]
 
 
-def _say_cross_fitted(run: RunDir, hypotheses: Mapping[str, Any] | None = None) -> list[str]:
+def _say_cross_fitted(
+    run: RunDir, hypotheses: Mapping[str, Any] | None = None, unfrozen: Sequence[str] = ()
+) -> list[str]:
     """Return what must be said of links in a cross-fit: nothing where no hypotheses were frozen or asked."""
     entries = ledger_entries(run) or []
     if not hypotheses:
         return [f"{UNSEEN}; {NOT_ASKED}"] if any(entry["event"] == "hypotheses" for entry in entries) else []
     begun = read_plan(run).get("begun")
     known = any(entry["event"] == "cross-fit" and entry.get("at") == begun for entry in entries)
-    return [f"{UNSEEN}; {_judge(hypotheses, entries, 'cross-fit') if known else NOT_KNOWN}"]
+    return [f"{UNSEEN}; {_judge(hypotheses, unfrozen, entries, 'cross-fit') if known else NOT_KNOWN}"]
 
 
-def _judge(hypotheses: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], event: str) -> str:
+def _judge(
+    hypotheses: Mapping[str, Any], unfrozen: Sequence[str], entries: Sequence[Mapping[str, Any]], event: str
+) -> str:
     """Say whether these very hypotheses were frozen before anything could be seen, and which part of them.
-
-    Of the rest the run's settings decide, which may have changed since.
 
     Examples
     --------
     >>> asked = {"variables": ["MADRS"], "blocks": []}
     >>> frozen = {"event": "hypotheses", "at": "2024-05-01", "sha256": hash_hypotheses(asked)}
-    >>> _judge(asked, [frozen, {"event": "opened"}], "opened").split("; ")[1]
-    'covariates, families were not frozen'
-    >>> _judge(asked, [{"event": "opened"}, frozen], "opened")
+    >>> _judge(asked, ["covariates"], [frozen, {"event": "opened"}], "opened").split("; ")[1]
+    'not frozen: covariates'
+    >>> _judge(asked, [], [{"event": "opened"}, frozen], "opened")
     'exploratory: these hypotheses were not frozen before the first opening'
     """
     before, earlier = f"before {FIRST[event]}", before_first(entries, event)
@@ -270,7 +299,7 @@ def _judge(hypotheses: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], 
     frozen = [entry.get("at", "")[:10] for entry in earlier if entry.get("sha256") == asked]
     if not frozen:
         return f"exploratory: these hypotheses were not frozen {before}"
-    if free := [name for name in DECISIVE if name not in hypotheses]:
+    if unfrozen:
         kept = ", ".join(name for name in HYPOTHESES if name in hypotheses)
-        return f"confirmatory for {kept}, frozen on {frozen[0]}, {before}; {', '.join(free)} were not frozen"
+        return f"confirmatory for {kept}, frozen on {frozen[0]}, {before}; not frozen: {', '.join(unfrozen)}"
     return f"confirmatory: these hypotheses were frozen on {frozen[0]}, {before}"

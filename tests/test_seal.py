@@ -14,7 +14,7 @@ from sepclr_med import embed, explain, fit, load_config, read_manifest, simulate
 from sepclr_med.analysis.evaluation import evaluate_files, evaluate_run
 from sepclr_med.analysis.linking import link_files, link_run
 from sepclr_med.cohort.embeddings import write_embeddings
-from sepclr_med.cohort.ledger import append_event, ledger_path, read_ledger, require_unsealed, seal
+from sepclr_med.cohort.ledger import append_event, ledger_path, read_hypotheses, read_ledger, require_unsealed, seal
 from sepclr_med.config import dump_config, parse_config, read_yaml
 from sepclr_med.crossfitting import plan_cross_fit
 from sepclr_med.errors import ConfigError, ManifestError, RunError, UserError
@@ -316,7 +316,65 @@ def test_confirmatory_names_what_was_frozen_since_settings_can_change_the_rest(s
     found = link_run(study / "run", asked, "the paper", n_permutations=99, parts=[])
     assert found.settings["covariates"] == (["age"] if frozen else ["sex"])
     assert said in found.notes[0]
-    assert ("covariates, blocks, families were not frozen" in found.notes[0]) is not bool(frozen)
+    assert ("not frozen: covariates, blocks, families" in found.notes[0]) is not bool(frozen)
+
+
+WHOLE = "variables: [severity]\ncovariates: [age]\nblocks: []\nfamilies: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "frozen", "free"),
+    [
+        ({"smallest_icc": 0.0, "n_permutations": 99, "seed": 3}, "", "smallest_icc"),
+        ({"factors": ["canonical"], "canonical": "varimax"}, "", "factors, canonical"),
+        ({"measures": {"severity": "continuous"}, "factors": ["salient"]}, "factors: [salient]\n", "measures"),
+        ({"smallest_icc": 0.0, "canonical": "varimax"}, "smallest_icc: 0.5\ncanonical: pca\n", ""),
+    ],
+)
+def test_settings_that_decide_what_is_tested_or_how_are_frozen_or_said_not_to_be(study, changed, frozen, free):
+    asked = study / "asked.yaml"
+    asked.write_text(WHOLE + frozen)
+    seal(read_manifest(study / "study.tsv"), study / "study.tsv", asked)
+    config = study / "run" / "config.yaml"
+    settings = parse_config(read_yaml(config), str(config))
+    evaluation = settings.evaluation.model_copy(update=changed)
+    config.write_text(dump_config(settings.model_copy(update={"evaluation": evaluation})))
+    found = link_run(study / "run", asked, "the paper", n_permutations=99, parts=[])
+    if free:
+        assert "(the paper); confirmatory for variables, covariates, blocks, families" in found.notes[0]
+        assert found.notes[0].endswith(f"before the first opening; not frozen: {free}.")
+    else:
+        assert "confirmatory: these hypotheses were frozen on" in found.notes[0]
+        assert found.settings["canonical"] == "pca"
+    page = html.unescape(report(study / "run").read_text())
+    assert ("smallest_icc: 0.5" in page) is ("smallest_icc" in frozen)
+
+
+def test_the_target_is_frozen_by_name_and_hypotheses_are_read_like_settings(study):
+    asked, config, whole = study / "asked.yaml", study / "run" / "config.yaml", WHOLE.replace("severity", "tiv")
+    settings = parse_config(read_yaml(config), str(config))
+    cohort = settings.cohort.model_copy(update={"target": ["control"], "background": ["patient"]})
+    config.write_text(dump_config(settings.model_copy(update={"cohort": cohort})))
+    named = study / "named.yaml"
+    for file, text in ((asked, whole), (named, f"{whole}target: [control]\n")):
+        file.write_text(text)
+        seal(read_manifest(study / "study.tsv"), study / "study.tsv", file)
+    for file, said in ((asked, "not frozen: target."), (named, "confirmatory: these hypotheses were frozen")):
+        found = link_run(study / "run", file, n_permutations=99, parts=[], open_test="why")
+        assert said in found.notes[0]
+        assert found.settings["target"] == ["control"]
+    for wrong, message in (
+        ("smallest_icc: 3", "smallest_icc"),
+        ("smallest_icc: true", "a number from 0 to 1"),
+        ("canonical: [pca]", "pca or varimax"),
+        ("canonical: promax", "canonical"),
+        ("factors: [canonicl]", "factors"),
+        ("measures: {severity: numbers}", "measures"),
+        ("target: patient", "a list"),
+    ):
+        asked.write_text(f"{WHOLE}{wrong}\n")
+        with pytest.raises(ConfigError, match=message):
+            read_hypotheses(asked)
 
 
 def begin(study, name, manifest="study.tsv"):
@@ -345,7 +403,7 @@ def test_a_cross_fit_is_written_down_once_and_hypotheses_frozen_before_are_confi
     assert said.startswith(
         "Everyone was embedded by models that never saw them; confirmatory for variables, covariates"
     )
-    assert "before the first cross-fit; blocks, families were not frozen" in said
+    assert "before the first cross-fit; not frozen: blocks, families" in said
     assert "exploratory: hypotheses were frozen, but this was not asked" in ask(run, variables=["severity"])
     (study / "other.yaml").write_text("variables: [score]\n")
     assert "exploratory: these hypotheses were not frozen before the first" in ask(run, study / "other.yaml")

@@ -29,7 +29,7 @@ from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.cohort.named_columns import list_columns
 from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.occupancy import alone
-from sepclr_med.opening import View, guard_files, guard_test
+from sepclr_med.opening import View, guard_files, guard_test, list_unfrozen
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, as_written, read_json, require_writable, write_json, write_table
 from sepclr_med.runs import read_config
@@ -103,7 +103,7 @@ def link_run(
         "smallest_icc": settings.smallest_icc,
     }
     choices = known | {name: value for name, value in choices.items() if value is not None} | asked
-    found, subtypes = _link(view, choices, asked)
+    found, subtypes = _link(view, choices, asked, list_unfrozen(asked, config))
     if not run.cross_fit.is_file():
         found.notes.append(ONE_TRAINING)
     if found.canonical is not None:
@@ -215,7 +215,7 @@ def strongest_factors(run: RunDir, n: int) -> list[str]:
 
 def _settle_hypotheses(path: str | Path | None, choices: Mapping[str, Any]) -> dict[str, Any]:
     asked = read_hypotheses(path) if path is not None else {}
-    changing = (*HYPOTHESES, "over", "target", "robust", "smallest_icc", "canonical")
+    changing = (*HYPOTHESES, "over", "robust")
     if asked and (both := sorted(name for name in changing if choices.get(name) is not None)):
         fix = "change the file, or leave the options out: what was frozen is what is tested"
         problem = Problem("an option that would change what was frozen", got=", ".join(both), fix=fix)
@@ -224,12 +224,12 @@ def _settle_hypotheses(path: str | Path | None, choices: Mapping[str, Any]) -> d
 
 
 def _link(
-    view: View, choices: Mapping[str, Any], asked: Mapping[str, Any] | None = None
+    view: View, choices: Mapping[str, Any], asked: Mapping[str, Any] | None = None, unfrozen: Sequence[str] = ()
 ) -> tuple[Linkage, SubtypeStudy | None]:
     found, subtypes = link(view.tables, view.manifest, **choices), None
     if "subtypes" in found.settings["parts"]:
         subtypes = study_subtypes(found, view.manifest.attrs.get("dictionary", {}), choices.get("measures"))
-    found.notes[:0] = [f"{note}." for note in view.open(asked)]
+    found.notes[:0] = [f"{note}." for note in view.open(asked, unfrozen)]
     return found, subtypes
 
 

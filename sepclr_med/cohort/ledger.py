@@ -22,11 +22,25 @@ import pandas as pd
 from filelock import FileLock
 
 from sepclr_med.cohort.manifest import ledger_path, manifest_hash
-from sepclr_med.config import read_yaml
+from sepclr_med.config import parse_config, read_yaml
 from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did_you_mean
 from sepclr_med.rundir import describe_refusal, write_text
 
-HYPOTHESES = ("variables", "covariates", "blocks", "families", "batteries", "factors", "measures")
+# What decides, beside the variables, which tests there are and how each is made: a key and the section of settings that
+# it is of. The number of permutations and their seed move a p-value only within its own error.
+HYPOTHESES = {
+    **dict.fromkeys(
+        ("variables", "covariates", "blocks", "families", "batteries", "factors", "measures"), "evaluation"
+    ),
+    **dict.fromkeys(("canonical", "smallest_icc"), "evaluation"),
+    "target": "cohort",
+}
+LIST = (list, "a list, such as [MADRS, BDI]")
+KINDS: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("families", "batteries", "measures"), (dict, "a mapping")),
+    "canonical": (str, "pca or varimax"),
+    "smallest_icc": ((int, float), "a number from 0 to 1"),
+}
 # What a ledger may begin with, and the hash that says of what.
 BEGINNINGS = {"sealed": "test_sha256", "hypotheses": "sha256"}
 
@@ -203,19 +217,23 @@ def read_hypotheses(path: str | Path) -> dict[str, Any]:
     asked = read_yaml(path)
     wrong = [
         Problem("not an option of link that can be frozen", file=str(path), got=str(name),
-                allowed=", ".join(HYPOTHESES), fix=did_you_mean(str(name), HYPOTHESES))
+                allowed=", ".join(HYPOTHESES), fix=did_you_mean(str(name), list(HYPOTHESES)))
         for name in asked
         if name not in HYPOTHESES
     ]  # fmt: skip
     for name, value in asked.items():
-        kind = dict if name in ("families", "batteries", "measures") else list
-        if name in HYPOTHESES and not isinstance(value, kind):
-            allowed = "a mapping" if kind is dict else "a list, such as [MADRS, BDI]"
+        kind, allowed = KINDS.get(name, LIST)
+        if name in HYPOTHESES and (not isinstance(value, kind) or isinstance(value, bool)):
             wrong.append(Problem("of another kind", file=str(path), column=name, got=str(value), allowed=allowed))
     if not asked.get("variables"):
         wrong.append(Problem("no variables", file=str(path), fix="name what is to be tested: `variables: [MADRS]`"))
     if wrong:
         raise ConfigError(f"{path}: no hypotheses", wrong)
+    # What a recipe would not take is no hypothesis either; of controls something may be asked as well.
+    settings: dict[str, dict[str, Any]] = {"evaluation": {}, "cohort": {"background": []}}
+    for name, value in asked.items():
+        settings[HYPOTHESES[name]][name] = value
+    parse_config(settings, str(path))
     return asked
 
 

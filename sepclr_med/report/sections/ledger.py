@@ -83,12 +83,12 @@ def say_hypotheses(asked: Any) -> str:
 
     Examples
     --------
-    >>> say_hypotheses({"covariates": ["age", "sex"], "variables": ["MADRS"]})
-    'variables: MADRS; covariates: age, sex'
+    >>> say_hypotheses({"covariates": ["age", "sex"], "variables": ["MADRS"], "smallest_icc": 0.5})
+    'variables: MADRS; covariates: age, sex; smallest_icc: 0.5'
     """
-    frozen = {name: asked.get(name) for name in HYPOTHESES} if isinstance(asked, Mapping) else {}
-    kept = {name: value for name, value in frozen.items() if isinstance(value, (list, dict))}
-    return "; ".join(f"{name}: {', '.join(map(str, value)) or 'none'}" for name, value in kept.items())
+    frozen = {name: asked[name] for name in HYPOTHESES if name in asked} if isinstance(asked, Mapping) else {}
+    words = {name: value if isinstance(value, (list, dict)) else [value] for name, value in frozen.items()}
+    return "; ".join(f"{name}: {', '.join(map(str, value)) or 'none'}" for name, value in words.items())
 
 
 def _say_openings(entries: list[dict[str, Any]]) -> dict[str, str]:
