@@ -199,6 +199,21 @@ def sealed_entries(run: RunDir) -> list[dict[str, Any]] | None:
     return entries if entries and is_sealed(entries) else None
 
 
+def hides_test(run: RunDir) -> bool:
+    """Say whether nothing of a run's test set may be shown: it is sealed, and was never opened for this run.
+
+    Nobody of a cross-fit was ever sealed. What is sealed stays unseen though its ledger cannot be read.
+    """
+    if run.cross_fit.is_file():
+        return False
+    try:
+        entries = ledger_entries(run) or []
+    except UserError:
+        return True
+    name = run.path.resolve().name
+    return is_sealed(entries) and not any(entry["event"] == "opened" and entry.get("run") == name for entry in entries)
+
+
 def ledger_entries(run: RunDir) -> list[dict[str, Any]] | None:
     """Return the ledger of the manifest that a run was made of, whether or not any of its rows are sealed.
 

@@ -587,3 +587,37 @@ def test_files_that_hold_sealed_rows_alone_are_refused_by_the_name_of_the_seal(s
     for verb in (evaluate_files, link_files):
         with pytest.raises(UserError, match="all 24 embeddings are of the sealed test part"):
             verb(*files, study / "out.tsv", target=["patient"])
+
+
+def test_nothing_of_a_sealed_test_set_is_passed_on_before_it_was_opened(study):
+    sealed = set(read_manifest(study / "study.tsv").query("split == 'test'")["participant_id"])
+
+    def passed_on(name, *words):
+        done = call("export", study / "run", "-o", study / name, *words)
+        assert done.returncode == 0, done.stderr
+        tables = [pd.read_csv(file, sep="\t", dtype=str) for file in (study / name).rglob("*.tsv")]
+        there = [table for table in tables if "participant_id" in table]
+        return there, done.stderr, json.loads((study / name / "export.json").read_text())
+
+    link_run(study / "run", variables=["severity"], n_permutations=99, parts=[])
+    report(study / "run")
+    tables, err, record = passed_on("closed")
+    assert len(tables) >= 4
+    assert not any(set(table["participant_id"]) & sealed for table in tables)
+    said = "The 24 participants of the sealed test set, which this run never opened, are in no table here."
+    assert said in err
+    assert record["Sealed"] == said
+    tables, err, _ = passed_on("renamed", "--deidentify", "--key", study / "key.json")
+    assert {len(table) for table in tables} == {48}
+    assert said in err
+
+    ledger = ledger_path(study / "study.tsv")
+    there = ledger.read_text()
+    ledger.unlink()
+    assert said in passed_on("gone")[1]
+    ledger.write_text(there)
+    link_run(study / "run", variables=["severity"], n_permutations=99, parts=[], open_test="the paper")
+    tables, err, record = passed_on("open")
+    assert any(sealed <= set(table["participant_id"]) for table in tables)
+    assert "sealed" not in err
+    assert "Sealed" not in record

@@ -181,9 +181,11 @@ def export(
     from sepclr_med.rundir import read_json
 
     folder = write(run_dir, output, deidentify, key, listed(drop), report, bundle, overwrite)
-    record = folder / "export.json"
-    for name, reason in read_json(record)["LeftOut"].items() if record.is_file() else ():
+    record = {} if bundle else read_json(folder / "export.json")
+    for name, reason in record.get("LeftOut", {}).items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
+    if "Sealed" in record:
+        print(record["Sealed"], file=sys.stderr)
     print(f"to be passed on -> {folder}" + (f"; not to be passed on: {key}" if key else ""))
 
 

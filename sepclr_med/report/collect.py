@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med.cohort.crossfolds import find_unfinished
-from sepclr_med.cohort.ledger import is_sealed
 from sepclr_med.cohort.splits import without_test
 from sepclr_med.config import read_yaml
 from sepclr_med.errors import RunError, UserError
-from sepclr_med.opening import ledger_entries
+from sepclr_med.opening import hides_test, ledger_entries
 from sepclr_med.report.wording import without_paths
 from sepclr_med.rundir import RunDir, read_json
 
@@ -140,9 +139,7 @@ def collect_run(run_dir: str | Path) -> dict[str, Any]:
     if entries:
         objects["ledger"] = {"entries": entries}
     manifest, assignments = reader.frame("data/manifest.tsv"), reader.frame("analysis/subtypes.tsv")
-    opened = any(entry["event"] == "opened" and entry.get("run") == run.path.resolve().name for entry in entries)
-    if is_sealed(entries) and not opened and not run.cross_fit.is_file():
-        # This run never opened the sealed test set: nothing of it is shown. Nobody of a cross-fit was ever sealed.
+    if hides_test(run):
         spaces = {space: _shown(table) for space, table in spaces.items()}
         manifest, assignments = _shown(manifest), _shown(assignments)
     return {
@@ -206,7 +203,6 @@ def _read_ledger(run: RunDir, faults: list[str]) -> list[dict[str, Any]]:
         return ledger_entries(run) or []
     except UserError as error:
         faults.append(f"data/seal.json: {without_paths(error)}")
-        # What is sealed stays unseen though its ledger cannot be read.
         return [] if run.cross_fit.is_file() else [{"event": "sealed"}]
 
 

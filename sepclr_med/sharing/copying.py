@@ -37,11 +37,14 @@ class Copier:
         New ids by column; None where ids stay.
     drop : collection of str, default=()
         Further columns of tables of participants that are left out.
+    sealed : collection of str, default=()
+        Participants who are left out of every table.
     """
 
     traces: Traces
     key: Key | None
     drop: Collection[str] = ()
+    sealed: Collection[str] = ()
     removed: dict[str, str] = field(default_factory=dict)
     capped: set[str] = field(default_factory=set)
     withheld: set[str] = field(default_factory=set)
@@ -65,6 +68,7 @@ class Copier:
         """Return what may be passed on of a table; with new ids its rows come in their order, not in the old one."""
         of_participants = ID in table
         if of_participants:
+            table = table[~table[ID].isin(self.sealed)].reset_index(drop=True)
             table = self._without_identifying(table)
         ids = [column for column in KINDS if column in table] if self.key is not None and of_participants else []
         texts = [name for name in table.columns if name not in ids and holds_text(table[name])]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from sepclr_med import __version__
 from sepclr_med.errors import ConfigError, Problem, RunError
+from sepclr_med.opening import hides_test
 from sepclr_med.rundir import RunDir, atomic_folder, write_json
 from sepclr_med.sharing.columns import PLACES
 from sepclr_med.sharing.copying import ID, Copier
@@ -23,6 +24,7 @@ RECORD = "export.json"
 # How `run` remembers which steps it has done.
 FINISHED = "done.json"
 OLD_AGE = "it may draw participants, some of whom are over 89 years old"
+SEALED = "The {} participants of the sealed test set, which this run never opened, are in no table here."
 RULES = {
     "ids": "participant_id, session_id, run and family_id are new and random; the key lies apart. Rows are in the "
     "order of the new ids.",
@@ -47,7 +49,8 @@ def export(
 
     No copy holds a path of the disk, the name of the user or the machine, or an identifier of DICOM; a file that still
     does is left out and named in ``export.json``. Cells that a spreadsheet would take for formulas begin with an
-    apostrophe. The images, the manifest and the weights are never copied; ``bundle`` writes the weights instead.
+    apostrophe. Participants of a sealed test set that the run never opened are in no table. The images, the manifest
+    and the weights are never copied; ``bundle`` writes the weights instead.
 
     Parameters
     ----------
@@ -97,7 +100,9 @@ def export(
         require_apart(Path(key), output, *(run.path / name for name in SHARED))
         tables = [run.manifest, *(run.path / file for file in files if kind_of(file) in TABLES)]
         new_ids = extend_key(read_key(Path(key)), read_originals(tables))
-    copier = Copier(look_for(new_ids, set().union(*read_originals([run.manifest], PLACES).values())), new_ids, drop)
+    sealed = _read_sealed(run)
+    places = set().union(*read_originals([run.manifest], PLACES).values())
+    copier = Copier(look_for(new_ids, places), new_ids, drop, sealed)
     if run.manifest.is_file():
         # It is not copied; what it would withhold must not stand in what is.
         copier.table(read_cells(run.manifest))
@@ -116,6 +121,12 @@ def list_shared(run: RunDir, report: bool = True) -> list[Path]:
     found = [path for name in SHARED for path in sorted((run.path / name).rglob("*")) if path.is_file()]
     found += [run.report] if report and run.report.is_file() else []
     return [path.relative_to(run.path) for path in found if not path.name.startswith(".") and path.name != FINISHED]
+
+
+def _read_sealed(run: RunDir) -> set[str]:
+    """Return the participants of a sealed test set that this run never opened."""
+    rows = read_cells(run.manifest) if run.manifest.is_file() and hides_test(run) else pd.DataFrame()
+    return set(rows.loc[rows["split"] == "test", ID]) if "split" in rows else set()
 
 
 def _check_options(deidentify: bool, key: str | Path | None, drop: Sequence[str], report: bool, bundle: bool) -> None:
@@ -198,6 +209,7 @@ def _describe(copier: Copier, folder: Path, left_out: dict[str, str]) -> dict[st
         "Version": __version__,
         "Files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
         "LeftOut": left_out,
+        **({"Sealed": SEALED.format(len(copier.sealed))} if copier.sealed else {}),
         "ColumnsRemoved": copier.removed,
         "Formulas": "A cell that begins like a formula has an apostrophe before it.",
     }
