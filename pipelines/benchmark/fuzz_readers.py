@@ -219,10 +219,10 @@ def read_embedding_case(folder):
 
 
 def hypotheses_seeds():
-    lists = b"variables: [MADRS, BDI]\ncovariates: [age, sex, site]\nfactors: [salient_000]\nblocks: [site]\n"
-    return [
-        {"asked.yaml": lists + b"families: {mood: [MADRS]}\nbatteries: {mood: [BDI]}\nmeasures: {MADRS: ordinal}\n"}
-    ]
+    lists = b"variables: [MADRS, BDI]\ncovariates: [age, sex, site]\nfactors: [salient]\nblocks: [site]\n"
+    words = b"canonical: varimax\nsmallest_icc: 0.5\ntarget: [MDD]\n"
+    mappings = b"families: {mood: [MADRS]}\nbatteries: {mood: [BDI]}\nmeasures: {MADRS: ordinal}\n"
+    return [{"asked.yaml": lists + words + mappings}]
 
 
 def read_hypotheses_case(folder):
