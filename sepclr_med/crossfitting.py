@@ -25,7 +25,7 @@ import torch
 
 from sepclr_med.cohort.crossfolds import Job, assign_crossfolds, assign_site_folds, leave_out, read_plan
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
-from sepclr_med.cohort.trainable import require_trainable
+from sepclr_med.cohort.trainable import require_apart, require_trainable
 from sepclr_med.config import Config, dump_config
 from sepclr_med.errors import ConfigError, Problem, RunError
 from sepclr_med.methods import needs_reference, salient_share
@@ -87,12 +87,14 @@ def plan_cross_fit(
     Raises
     ------
     ConfigError, ManifestError
-        When the cohort cannot be divided so, or a site left out could not be embedded.
+        When the cohort cannot be divided so, its test part holds relatives or other sessions of the others, or a site
+        left out could not be embedded.
     RunError
         When the folder holds something else, or the ledger cannot be written.
     """
     _require_unseen_sites_can_be_rendered(manifest, config, n_folds)
     require_sealed(manifest)
+    _require_test_apart(manifest)
     cohort = manifest.copy()
     # The rows of a cross-fit are those that are not sealed.
     cohort.attrs.pop("ledger", None)
@@ -287,6 +289,13 @@ def _gpu(index: int) -> str | None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (visible.split(",") if visible else [str(number) for number in range(n)])[index % n]
+
+
+def _require_test_apart(manifest: pd.DataFrame) -> None:
+    """Refuse a test part that holds relatives or other sessions of those who take part, all of whom are trained on."""
+    if "split" in manifest:
+        parts = manifest["split"].where(manifest["split"].eq("test"), "train")
+        require_apart(manifest.assign(split=parts).drop(columns="fold", errors="ignore"))
 
 
 def _require_names_of_their_own(folds: list[str]) -> None:

@@ -105,6 +105,38 @@ def test_folds_of_the_manifest_that_part_a_family_are_refused(cohort, tmp_path):
         plan_cross_fit(own, load_config(overrides=SMALL), tmp_path / "run", 3)
 
 
+def move_to_the_test_part(cohort, whose):
+    """Give the test part a relative, or another session, of somebody who stays outside it."""
+    moved = cohort["family_id"].eq("f1") if whose == "family" else cohort["session_id"].eq("ses-02")
+    return cohort.assign(split=cohort["split"].mask(moved & ~moved.duplicated(), "test"))
+
+
+@pytest.mark.parametrize("whose", ["family", "participant"])
+@pytest.mark.parametrize("words", [("--folds", 3), ("--folds", 3, "--plan-only"), ("--leave-site-out",)])
+def test_a_test_part_with_relatives_or_sessions_of_those_trained_on_is_refused_in_the_words_of_fit(
+    cohort, tmp_path, run_verb, whose, words
+):
+    table = write_manifest(move_to_the_test_part(cohort, whose), tmp_path / "manifest.tsv")
+    settings = [f"--set={setting}" for setting in (*SMALL, "volumes.normative.covariates=[age,sex,tiv]")]
+    plain, crossed = (run_verb("fit", table, tmp_path / "run", *how, *settings) for how in ((), words))
+    assert (plain[0], crossed[0]) == (1, 1)
+    assert f"{whose} is in several splits" in plain[2]
+    assert crossed[2].partition("error:")[2] == plain[2].partition("error:")[2]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", ["val", None])
+def test_whoever_is_not_in_the_test_part_is_trained_on_and_has_no_relatives_there(cohort, tmp_path, part):
+    mixed = move_to_the_test_part(cohort, "family")
+    mixed.loc[mixed["family_id"].eq("f1") & mixed["split"].ne("test"), "split"] = part
+    with pytest.raises(ManifestError, match="family is in several splits"):
+        plan_cross_fit(mixed, load_config(overrides=SMALL), tmp_path / "run", 3)
+    # Between train and val nothing is asked: the cross-fit has parts of its own.
+    kept = cohort.copy()
+    kept.loc[kept.index[kept["family_id"].eq("f1")][0], "split"] = part
+    assert len(plan_cross_fit(kept, load_config(overrides=SMALL), tmp_path / "run", 3, 1)) == 3
+
+
 def test_sites_are_left_out_whole_and_families_across_sites_refused(cohort):
     rows = assign_site_folds(cohort)
     assert (rows["fold"] == rows["site"]).all()

@@ -41,9 +41,7 @@ def require_trainable(manifest: pd.DataFrame, config: Config) -> pd.Series:
     if "split" not in manifest:
         missing = Problem("no such column", column="split", fix="sepclr-med split MANIFEST -o NEW_MANIFEST")
         raise ManifestError("manifest: not divided into train, val and test", [missing])
-    overlap = [problem for problem in check_overlap(manifest) if problem.severity == "error"]
-    if overlap:
-        raise ManifestError("manifest: the same participant or family is in several splits", overlap)
+    require_apart(manifest)
     roles = assign_roles(manifest, config.cohort.background, config.cohort.target)
     require_both_groups(roles[manifest["split"] == "train"])
     for problem in find_swapped_groups(manifest, config.cohort.background, config.cohort.target):
@@ -54,6 +52,18 @@ def require_trainable(manifest: pd.DataFrame, config: Config) -> pd.Series:
     if config.evaluation.checkpoint == "best":
         require_both_groups(roles[manifest["split"] == "val"], "val", "evaluation.checkpoint=best is chosen there")
     return roles
+
+
+def require_apart(manifest: pd.DataFrame) -> None:
+    """Raise :class:`ManifestError` when a participant or a family is in several splits, or in several folds.
+
+    Examples
+    --------
+    >>> require_apart(pd.DataFrame({"participant_id": ["a", "b"], "split": ["train", "test"]}))
+    """
+    overlap = [problem for problem in check_overlap(manifest) if problem.severity == "error"]
+    if overlap:
+        raise ManifestError("manifest: the same participant or family is in several splits", overlap)
 
 
 def require_both_groups(roles: pd.Series, split: str = "train", why: str = "") -> None:
