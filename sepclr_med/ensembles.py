@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,15 @@ import pandas as pd
 from sepclr_med.analysis.alignment import Alignment, align_tables
 from sepclr_med.analysis.spaces import image_keys
 from sepclr_med.cohort.crossfolds import Job, read_plan
-from sepclr_med.cohort.embeddings import SPACES, factor_columns, read_embeddings, write_embeddings, write_spread
+from sepclr_med.cohort.embeddings import (
+    SPACES,
+    embedding_path,
+    factor_columns,
+    keep_replicates,
+    read_embeddings,
+    write_embeddings,
+    write_spread,
+)
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.crossfitting import is_done
 from sepclr_med.embedding import (
@@ -125,21 +133,16 @@ def embed_cross_fitted_at_sites(
         }
         for job in done
     }
-    facts = {"Models": [job.name for job in done], "Reference": first.name, "Alignment": "orthogonal Procrustes"}
     # Statistics of images are nobody's space; models embedded by an earlier version lack them.
     spaces = [space for space in reference if all(space in tables for tables in aligned.values())]
-    if new is None:
-        for seed in plan["seeds"]:
-            parts = {job: tables for job, tables in aligned.items() if job.seed == seed}
-            if {job.fold for job in parts} == set(plan["folds"]):
-                alone = {space: _average(parts, space, "test")[0] for space in spaces}
-                write_embeddings(alone, folder / f"seed-{seed}", {**facts, "Seed": seed})
-        seen = {space: _average(aligned, space, "train")[0] for space in spaces}
-        write_embeddings(seen, folder / "seen", {**facts, "Models": "those that were trained on the participant"})
     found = {space: _average(aligned, space, "test" if new is None else None) for space in spaces}
     tables = {space: mean for space, (mean, _) in found.items()}
     if manifest is None:
         tables = {space: _in_order_of(read_manifest(run.manifest), table) for space, table in tables.items()}
+    facts = {"Models": [job.name for job in done], "Reference": first.name, "Alignment": "orthogonal Procrustes",
+             "Ensemble": str(tables["salient"]["model_id"].iloc[0])}  # fmt: skip
+    if new is None:
+        _write_replicates(aligned, spaces, plan, folder, facts)
     write_embeddings(tables, folder, facts)
     for space, (_, spread) in found.items():
         write_spread(space, spread, folder)
@@ -201,6 +204,31 @@ def _lay_over(own: Mapping[Job, Mapping[str, pd.DataFrame]], first: Job) -> dict
     """Return how each space of every model is laid over that of one."""
     spaces = {job: {space: table for space, table in own[job].items() if space in SPACES} for job in own}
     return {job: align_tables(spaces[job], spaces[first]) for job in own}
+
+
+def _write_replicates(
+    aligned: dict[Job, dict[str, pd.DataFrame]],
+    spaces: list[str],
+    plan: Mapping[str, Any],
+    folder: Path,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write what the models say that are averaged, each seed alone and those that saw the participant, and no others.
+
+    What was derived from embeddings that are replaced here, and what belongs to models that are gone, goes first: a
+    process that is killed meanwhile leaves nothing that could be taken for a part of the new.
+    """
+    seen = {space: _average(aligned, space, "train")[0] for space in spaces}
+    replicates = {"seen": (seen, {"Models": "those that were trained on the participant"})}
+    for seed in plan["seeds"]:
+        parts = {job: tables for job, tables in aligned.items() if job.seed == seed}
+        if {job.fold for job in parts} == set(plan["folds"]):
+            alone = {space: _average(parts, space, "test")[0] for space in spaces}
+            replicates[f"seed-{seed}"] = alone, {"Seed": seed}
+    embedding_path(folder, "canonical").unlink(missing_ok=True)
+    keep_replicates(folder, replicates)
+    for name, (tables, said) in replicates.items():
+        write_embeddings(tables, folder / name, {**facts, **said})
 
 
 def _average(

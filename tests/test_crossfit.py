@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,15 @@ from sepclr_med import crossfitting, explain, load_config, read_manifest, simula
 from sepclr_med.analysis.alignment import align, align_tables
 from sepclr_med.analysis.norms import load_norms
 from sepclr_med.checkpoint import load_checkpoint
+from sepclr_med.cohort import embeddings
 from sepclr_med.cohort.crossfolds import Job, assign_crossfolds, assign_site_folds, leave_out
-from sepclr_med.cohort.embeddings import factor_columns, read_embeddings
+from sepclr_med.cohort.embeddings import (
+    embedding_path,
+    factor_columns,
+    read_embeddings,
+    read_replicates,
+    write_embeddings,
+)
 from sepclr_med.crossfitting import cross_fit, plan_cross_fit
 from sepclr_med.embedding import embed
 from sepclr_med.ensembles import embed_cross_fitted
@@ -502,6 +511,74 @@ def test_axes_stay_those_of_the_first_embedding_when_a_model_is_repaired(cohort,
     (copy / "crossfit.json").write_text(json.dumps(plan))
     assert embed_again() == "fold-1_seed-0"
     assert "was trained anew" in caplog.text
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_seed_that_is_no_longer_whole_leaves_nothing_behind_that_could_be_compared(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    folder = copy / "embeddings"
+    write_embeddings({"canonical": read_embeddings(folder)["salient"]}, folder, {})
+    (folder / "seed-of-mine").mkdir()
+    shutil.rmtree(copy / "models" / "fold-0_seed-0")
+    seed_1 = read_embeddings(folder / "seed-1")["salient"]
+    embed_cross_fitted(copy)
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["seed-1", "seed-of-mine", "seen"]
+    assert not embedding_path(folder, "canonical").exists()
+    assert list(read_replicates(folder)) == ["folds"]
+    # The model over which all were laid is gone: what is left lies on other axes, the replicates with the rest.
+    now = read_embeddings(folder / "seed-1")["salient"]
+    factors = factor_columns(now)
+    assert not np.allclose(now[factors], seed_1[factors])
+    # What cannot be embedded loses nothing.
+    before = contents(folder)
+    shutil.rmtree(copy / "models" / "fold-0_seed-1")
+    with pytest.raises(RunError, match="no finished model of fold 0"):
+        embed_cross_fitted(copy)
+    assert contents(folder) == before
+
+
+def test_embeddings_of_two_runs_of_embed_are_not_compared_wherever_the_second_was_killed(run, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    plan = json.loads((copy / "crossfit.json").read_text())
+    name = {"model": "fold-1_seed-1"}
+    other = read_embeddings(copy / "models" / name["model"] / "embeddings")["salient"]["model_id"].iloc[0]
+    (copy / "crossfit.json").write_text(json.dumps(plan | {"reference": name | {"model_id": other}}))
+    before, after = contents(copy / "embeddings"), None
+    refused = []
+    for last in (0, 3, 10, 19, 31, 99):
+        shutil.rmtree(copy / "embeddings")
+        shutil.copytree(run / "embeddings", copy / "embeddings")
+        writes = iter(range(last))
+
+        def write(*words, make=embeddings.write_table, writes=writes):
+            if next(writes, None) is None:
+                raise KeyboardInterrupt
+            return make(*words)
+
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            for kind in ("write_table", "write_json"):
+                patched.setattr(embeddings, kind, partial(write, make=getattr(embeddings, kind)))
+            embed_cross_fitted(copy)
+            after = contents(copy / "embeddings")
+        try:
+            seeds = read_replicates(copy / "embeddings")["seeds"]
+        except RunError as error:
+            refused.append(str(error))
+            continue
+        ids, mean = ["participant_id", "session_id"], read_embeddings(copy / "embeddings")
+        for space in ("common", "salient"):
+            tables = [each[space].set_index(ids)[factor_columns(each[space])] for each in (*seeds, mean)]
+            np.testing.assert_allclose((tables[0] + tables[1].loc[tables[0].index]) / 2,
+                                       tables[2].loc[tables[0].index], rtol=1e-4, atol=1e-6)  # fmt: skip
+    assert len(refused) == 4
+    assert all(f"run `sepclr-med embed {copy}` again" in said for said in refused)
+    assert after is not None
+    assert after.keys() == before.keys()
 
 
 def test_each_model_gets_one_of_the_gpus_that_may_be_seen_by_turns(monkeypatch):

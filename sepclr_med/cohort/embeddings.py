@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from sepclr_med.rundir import read_json, write_json, write_table
 ID_COLUMNS = ["participant_id", "session_id", "run", "split", "fold", "model_id"]
 SPACES = {"common": "common", "salient": "salient", "voxel_pca": "voxelpca"}
 DERIVED = {"canonical": "canonical", "image": "image"}
+# What the sidecars of everything that one embedding of a cross-fit wrote say alike.
+OF_ONE_EMBEDDING = ("Reference", "Ensemble")
 NOTICE = (
     "For research only, not for diagnosis: no figure here says whether a person is ill, and none was validated for use "
     "in care."
@@ -187,15 +190,59 @@ def read_replicates(folder: str | Path) -> dict[str, list[dict[str, pd.DataFrame
     dict of str to list of (dict of str to DataFrame)
         ``seeds``: the embeddings of each seed, where there are several; ``folds``: the embeddings, by models that never
         saw the participant, and those by models that did. Empty for a single model.
+
+    Raises
+    ------
+    ManifestError, RunError
+        As :func:`read_embeddings`; when one of them is left from an earlier embedding, by other models or laid over
+        another one.
     """
     folder, found = Path(folder), {}
-    numbered = [path for path in folder.glob("seed-*") if path.name.removeprefix("seed-").isdecimal()]
-    seeds = sorted(numbered, key=lambda path: int(path.name.removeprefix("seed-")))
+    *seeds, seen = _find_replicates(folder)
     if len(seeds) > 1:
-        found["seeds"] = [read_embeddings(path) for path in seeds]
-    if (folder / "seen").is_dir():
-        found["folds"] = [read_embeddings(folder), read_embeddings(folder / "seen")]
+        found["seeds"] = [_read_replicate(path, (*OF_ONE_EMBEDDING, "Models")) for path in seeds]
+    if seen.is_dir():
+        found["folds"] = [read_embeddings(folder), _read_replicate(seen, OF_ONE_EMBEDDING)]
     return found
+
+
+def keep_replicates(folder: str | Path, names: Container[str]) -> None:
+    """Delete what an earlier embedding of a cross-fit wrote beside its embeddings, but for these names.
+
+    Parameters
+    ----------
+    folder : path
+        The derivative.
+    names : container of str
+        ``seed-0``, ``seed-1``, ..., ``seen``.
+    """
+    for path in _find_replicates(Path(folder)):
+        if path.name not in names and embedding_path(path, "salient").is_file():
+            # Renamed first: killed half-way, nothing that could be read is left under its name.
+            aside = path.with_name(f".{path.name}.old")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            shutil.rmtree(aside)
+
+
+def _find_replicates(folder: Path) -> list[Path]:
+    """Return the folders of single seeds, and last where that of models that saw the participant belongs."""
+    numbered = [path for path in folder.glob("seed-*") if path.name.removeprefix("seed-").isdecimal()]
+    return [*sorted(numbered, key=lambda path: int(path.name.removeprefix("seed-"))), folder / "seen"]
+
+
+def _read_replicate(path: Path, facts: Sequence[str]) -> dict[str, pd.DataFrame]:
+    tables = read_embeddings(path)
+    for space in tables:
+        here, beside = (
+            read_json(embedding_path(folder, space).with_suffix(".json"), {}) for folder in (path, path.parent)
+        )
+        if other := [name for name in facts if here.get(name) != beside.get(name)]:
+            raise RunError(
+                f"{path}: left from an earlier embedding ({', '.join(other)} of {space} are not as in {path.parent}), "
+                f"not to be compared with this one; run `sepclr-med embed {path.parent.parent}` again"
+            )
+    return tables
 
 
 def read_any_embeddings(sources: Sequence[str], canonical: bool = False) -> dict[str, pd.DataFrame]:
