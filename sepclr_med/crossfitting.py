@@ -29,7 +29,7 @@ from sepclr_med.cohort.trainable import require_apart, require_trainable
 from sepclr_med.config import Config, dump_config
 from sepclr_med.errors import ConfigError, Problem, RunError
 from sepclr_med.methods import needs_reference, salient_share
-from sepclr_med.occupancy import working_in
+from sepclr_med.occupancy import require_free, working_in
 from sepclr_med.preemption import SIGNALS, ToldToStop, hearing
 from sepclr_med.provenance import record_step
 from sepclr_med.rundir import RunDir, write_json, write_text
@@ -261,13 +261,20 @@ def _train_apart(
     environment = os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})
     log = run.path / "logs" / f"{job.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as stream:
+    # Added to: a model whose parent was killed may still write there.
+    with open(log, "ab") as stream:
+        begin = stream.tell()
         child = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
         children.append(child)
         code = child.wait()
     if code < 0:
         return code, f"{KILLED} ({log})"
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    try:
+        require_free(run.job(job.name))
+    except RunError as taken:
+        # The last word in the log may be that of the process which works there.
+        return code, str(taken)
+    said = log.read_bytes()[begin:].decode(errors="replace").strip().splitlines()
     return code, f"{said[-1] if said else f'exit code {code}'} ({log})"
 
 

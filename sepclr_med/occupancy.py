@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from sepclr_med.errors import RunError
 from sepclr_med.rundir import RunDir, describe_refusal, read_json, write_json
@@ -57,9 +57,7 @@ def working_in(folder: str | Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{folder}: {_describe_worker(folder)} is working there; wait for it, or stop it") from None
+        _take(lock, folder)
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {describe_refusal(folder, error)}") from error
     if (folder / WHO).is_file():
@@ -81,6 +79,30 @@ def working_in(folder: str | Path) -> Iterator[None]:
                 (folder / LOCK).unlink(missing_ok=True)
                 for place in made:
                     place.rmdir()
+        lock.release()
+
+
+def require_free(folder: str | Path) -> None:
+    """Refuse a run folder in which another process works; nothing is made or written there.
+
+    Parameters
+    ----------
+    folder : path
+        It need not be there.
+
+    Raises
+    ------
+    RunError
+        As for :func:`working_in`.
+
+    Examples
+    --------
+    >>> require_free("absent")
+    """
+    path = Path(folder).resolve() / LOCK
+    lock = FileLock(path, is_singleton=True)
+    if path.is_file() and not lock.is_locked:
+        _take(lock, Path(folder))
         lock.release()
 
 
@@ -129,6 +151,13 @@ def alone(verb: Verb) -> Verb:
             return verb(run_dir, *args, **choices)
 
     return cast(Verb, held)
+
+
+def _take(lock: BaseFileLock, folder: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder}: {_describe_worker(folder)} is working there; wait for it, or stop it") from None
 
 
 def _describe_worker(folder: Path) -> str:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -296,6 +297,13 @@ def wait_for(path, process):
         time.sleep(0.05)
 
 
+def wait_until(holds):
+    latest = time.monotonic() + 200
+    while not holds():
+        assert time.monotonic() < latest
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_told_to_stop_the_models_in_training_are_saved_and_the_code_is_that_of_requeueing(cohort, tmp_path, number):
     run, table = tmp_path / "run", write_manifest(cohort, tmp_path / "manifest.tsv")
@@ -480,6 +488,70 @@ def test_a_model_that_is_told_to_stop_alone_has_failed_and_the_others_go_on(coho
         cross_fit(cohort, load_config(overrides=SMALL), copy, 3, 2)
     assert caught.value.exit_code == 1
     assert begun == ["fold-0_seed-0", "fold-2_seed-1"]
+
+
+@pytest.fixture
+def one_to_train(run, tmp_path):
+    """Give the names of a cross-fit that lacks one model: its folder, its log, and the file that says who trains it."""
+    copy, name = tmp_path / "run", "fold-0_seed-0"
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "models" / name)
+    return copy, copy / "logs" / f"{name}.log", copy / "models" / name / ".working.json"
+
+
+@pytest.mark.slow
+def test_a_model_whose_parent_was_killed_goes_on_and_the_same_command_names_it_and_leaves_its_log(
+    cohort, one_to_train, tmp_path
+):
+    run, log, working = one_to_train
+    log.write_text("an earlier attempt\n")
+    table, config = write_manifest(cohort, tmp_path / "manifest.tsv"), load_config(overrides=SMALL)
+    command = [sys.executable, "-m", "sepclr_med", "fit", str(table), str(run), "--folds", "3", "--seeds", "2"]
+    with open(tmp_path / "parent.log", "w") as said:
+        parent = subprocess.Popen([*command, *(f"--set={setting}" for setting in SMALL)], stdout=said, stderr=said)
+    wait_for(working, parent)
+    orphan = json.loads(working.read_text())["process"]
+    # Held, so that it is still training however long the others take.
+    os.kill(orphan, signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
+    try:
+        there = (
+            rf"\n  fold-0_seed-0: \S+fold-0_seed-0: process {orphan} on .* is working there; wait for it, or stop it$"
+        )
+        with pytest.raises(RunError, match=rf"1 of 6 models failed.*{there}"):
+            cross_fit(read_manifest(table), config, run, 3, 2)
+    finally:
+        os.kill(orphan, signal.SIGCONT)
+    wait_until(lambda: "trained for 2 epochs" in log.read_text())
+    first, *others = log.read_text().splitlines()
+    assert first == "an earlier attempt"
+    assert any(f"process {orphan} on" in line and "is working there" in line for line in others)
+    assert others[-1].startswith("trained for 2 epochs")
+    assert "\0" not in log.read_text()
+    said = []
+    cross_fit(read_manifest(table), config, run, 3, 2, say=said.append)
+    assert not said
+
+
+def test_a_model_that_is_killed_is_told_apart_with_advice_that_can_be_followed(cohort, one_to_train):
+    run, log, working = one_to_train
+
+    def kill():
+        wait_until(working.exists)
+        os.kill(json.loads(working.read_text())["process"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    advice = "most likely because memory ran out: fewer --jobs, or --set training.micro_batch=N"
+    with pytest.raises(RunError) as caught:
+        cross_fit(cohort, load_config(overrides=SMALL), run, 3, 2)
+    killer.join()
+    assert str(caught.value).splitlines()[1:] == [f"  fold-0_seed-0: killed from outside, {advice} ({log})"]
+    said = []
+    cross_fit(cohort, load_config(overrides=[*SMALL, "training.micro_batch=4"]), run, 3, 2, say=said.append)
+    assert said == ["fold-0_seed-0: done"]
+    assert "ended without a word" in log.read_text()
 
 
 def test_axes_stay_those_of_the_first_embedding_when_a_model_is_repaired(cohort, run, tmp_path, caplog):
