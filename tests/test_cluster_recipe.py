@@ -1,5 +1,6 @@
 """The Snakemake recipe of a cross-fit, on this machine: jobs, one that fails, and the same command again."""
 
+import json
 import os
 import shlex
 import shutil
@@ -34,17 +35,19 @@ def test_settings_are_divided_between_them_and_not_inside_lists():
 )
 def test_a_failed_model_does_not_stop_the_others_and_the_same_command_goes_on(tmp_path):
     simulate(tmp_path / "study", n_train=54, n_test=6, spacing=12.0, seed=2)
+    (tmp_path / "what we test.yaml").write_text("variables: [severity]\ncovariates: [age]\nblocks: []\nfamilies: {}\n")
+    frozen = ["seal", "study/manifest.tsv", "--hypotheses", "what we test.yaml"]
+    subprocess.run([sys.executable, "-m", "sepclr_med", *frozen], cwd=tmp_path, check=True)
     command = ["snakemake", "-s", str(RECIPE), "--cores", "2", "--keep-going", "--quiet", "--retries", "0", "--config"]
     command += ["manifest=study/manifest.tsv", "run=run", "folds=3", "seeds=1", f"set={SETTINGS}"]
+    command += ["hypotheses=what we test.yaml"]
 
-    def call():
-        return subprocess.run(command, cwd=tmp_path, env=HERE, capture_output=True, text=True)
+    def call(*words):
+        return subprocess.run([*command, *words], cwd=tmp_path, env=HERE, capture_output=True, text=True)
 
     # A file where one model's folder should be.
     blocked = tmp_path / "run" / "models" / "fold-1_seed-0"
-    first = subprocess.run(
-        [*command[:-5], "--until", "plan", *command[-6:]], cwd=tmp_path, env=HERE, capture_output=True
-    )
+    first = call("--until", "plan")
     assert first.returncode == 0, first.stderr
     blocked.write_text("")
     assert call().returncode != 0
@@ -55,3 +58,6 @@ def test_a_failed_model_does_not_stop_the_others_and_the_same_command_goes_on(tm
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "analysis" / "stability.tsv").is_file()
+    linked = json.loads((tmp_path / "run" / "analysis" / "link.json").read_text())
+    assert linked["settings"]["variables"] == ["severity"]
+    assert "confirmatory" in " ".join(linked["notes"])
