@@ -7,6 +7,10 @@ of its own, one CPU thread. ``kill -9`` comes at random moments until the run is
 there were that many kills; of the other faults each is done ``--others`` times. One row per run in
 ``OUTPUT_DIR/faults.tsv``: which files differ from the undisturbed run's, and what the user was told. Full and read-only
 disks need the right to mount file systems.
+
+``kill -9 of a cross-fit`` (``fit --folds 3 --seeds 1``, ``embed`` and ``link`` of the same people) strikes the command,
+the model it trains, or both: a model whose command was killed goes on alone, and the same command, given at once, finds
+it there.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from safetensors import safe_open
 
 RECIPE = """
@@ -40,7 +46,9 @@ evaluation: {variables: [severity, age], n_bootstrap: 20, n_permutations: 99, ex
 """
 MEAN_SECONDS, PREEMPTED = 8.0, 75
 # They say when and by which commands things were done, how long it took, and where it was taken up again.
-NEVER_COMPARED = ("provenance.json", "progress.png")
+NEVER_COMPARED = (".lock", ".provenance.json.lock", "provenance.json", "progress.png")
+# What is said of a model of a cross-fit, in lines of its own.
+OF_A_MODEL = ("is working there", "killed from outside")
 TIMES = ("seconds", "images_per_second")
 # Of a step in the report: the minute it began, and how long it took, by which its table is sorted.
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d)?")
@@ -57,19 +65,19 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "recipe.yaml").write_text(RECIPE)
-    whole = options.output / "whole" / "run"
-    code, said = finish(whole)
-    assert code == 0, said
     rows = []
+    make_whole(options.output / "whole" / "run")
     for name in options.only.split(","):
+        kind = "cross-fit" if FAULTS[name] is kill_cross_fit else "run"
+        whole = make_whole(options.output / "whole" / kind)
         rng = np.random.default_rng([options.seed, list(FAULTS).index(name)])
         done = 0
         while done < (options.kills if name == "kill -9" else options.others):
             folder = options.output / f"{name.replace(' ', '-')}_{len(rows)}"
             shutil.rmtree(folder, ignore_errors=True)
-            n, said = FAULTS[name](folder / "run", rng)
-            code, last = finish(folder / "run")
-            different = compare(whole, folder / "run") if code == 0 else [f"exit code {code}: {last}"]
+            n, said = FAULTS[name](folder / kind, rng)
+            code, last = finish(folder / kind)
+            different = compare(whole, folder / kind) if code == 0 else [f"exit code {code}: {last}"]
             rows.append({"fault": name, "times": n, "different": "; ".join(different) or "nothing", "said": said})
             done += n
             print(f"{name}: {n}; differs in {rows[-1]['different']}; said: {said}", flush=True)
@@ -81,9 +89,27 @@ def main() -> None:
           differing=("different", lambda found: int((found != "nothing").sum()))).to_string())  # fmt: skip
 
 
-def start(run: Path, *words: str) -> subprocess.Popen[str]:
-    recipe = (run.parent.parent / "recipe.yaml").absolute()
-    command = [sys.executable, "-m", "sepclr_med", "run", str(recipe), str(run), *words]
+@cache
+def make_whole(run: Path) -> Path:
+    """Make what nobody disturbs; its people are those of all cross-fits."""
+    code, said = finish(run)
+    assert code == 0, said
+    if run.name == "run":
+        shutil.copytree(run / "cohort", run.parent.parent / "study", dirs_exist_ok=True)
+    return run
+
+
+def commands(run: Path) -> list[list[str | Path]]:
+    """Return what is given one after another, and again when it ended badly."""
+    output = run.parent.parent.absolute()
+    if run.name == "run":
+        return [["run", output / "recipe.yaml", run]]
+    divided = ["-c", output / "recipe.yaml", "--folds", "3", "--seeds", "1"]
+    return [["fit", output / "study" / "manifest.tsv", run, *divided], ["embed", run], ["link", run]]
+
+
+def start(run: Path, *words: str, command: list[str | Path] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sepclr_med", *(command or commands(run)[0]), *words]
     # A file, not a pipe: workers that outlive a killed run for a while would keep a pipe open.
     with open(run.parent.parent / f"{run.parent.name}.log", "w", encoding="utf-8") as log:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, text=True)
@@ -94,8 +120,11 @@ def last_words(run: Path) -> str:
 
 
 def finish(run: Path, *words: str) -> tuple[int, str]:
-    """Run the same command to its end; return the exit code and the last thing said as an error."""
-    return start(run, *words).wait(), last_words(run)
+    """Run the same commands to their end; return the exit code and the last thing said as an error."""
+    for command in commands(run):
+        if code := start(run, *words, command=command).wait():
+            break
+    return code, last_words(run)
 
 
 def _told(said: str) -> str:
@@ -103,7 +132,7 @@ def _told(said: str) -> str:
     assert "Traceback" not in said, said
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("error:", "stopped:")) or "ended without a word" in line
-            or "takes its place" in line]  # fmt: skip
+            or any(words in line for words in (*OF_A_MODEL, "takes its place"))]  # fmt: skip
     return told[-1] if told else ""
 
 
@@ -126,21 +155,48 @@ def flip(path: Path, rng: np.random.Generator) -> None:
 # Faults: each does something to a run in a new folder and returns how often, and what was said.
 
 
-def kill(run: Path, rng: np.random.Generator, number: int = signal.SIGKILL) -> tuple[int, str]:
+Victims = Callable[[subprocess.Popen[str], np.random.Generator], list[subprocess.Popen[str] | psutil.Process]]
+
+
+def kill(
+    run: Path, rng: np.random.Generator, number: int = signal.SIGKILL, victims: Victims = lambda process, _: [process]
+) -> tuple[int, str]:
     n, last = 0, ""
-    while True:
-        process = start(run)
+    for command in commands(run):
+        code = None
+        while code != 0:
+            process = start(run, command=command)
+            n += strike(process, rng, number, victims)
+            code, said = process.returncode, last_words(run)
+            last = said or last
+            # Of a cross-fit, a model that was killed or goes on alone is a failure of the whole.
+            if code not in (0, -number, PREEMPTED) and not any(words in said for words in OF_A_MODEL):
+                return n, last
+    return n, last
+
+
+def strike(process: subprocess.Popen[str], rng: np.random.Generator, number: int, victims: Victims) -> int:
+    """Send a signal at random moments until a command has ended; return how often."""
+    for n in count():
         # Equally likely at every moment: a short wait is the rule, and a long one lets long steps end.
-        delay = rng.exponential(MEAN_SECONDS)
-        try:
-            process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=rng.exponential(MEAN_SECONDS))
+            return n
+        struck = victims(process, rng)
+        for victim in struck:
+            with suppress(psutil.NoSuchProcess):
+                victim.send_signal(number)
+        if process in struck:
             process.wait()
-            n += 1
-        last = last_words(run) or last
-        if process.returncode not in (-number, PREEMPTED):
-            return n, last
+            return n + 1
+
+
+def kill_cross_fit(run: Path, rng: np.random.Generator) -> tuple[int, str]:
+    def one_or_all(process, rng):
+        everyone = [process, *psutil.Process(process.pid).children(recursive=True)]
+        return everyone if rng.random() < 0.5 else [everyone[int(rng.integers(len(everyone)))]]
+
+    return kill(run, rng, victims=one_or_all)
 
 
 def flip_cache(run: Path, rng: np.random.Generator) -> tuple[int, str]:
@@ -240,6 +296,7 @@ FAULTS: dict[str, Callable[[Path, np.random.Generator], tuple[int, str]]] = {
     "image replaced": replace_image,
     "manifest changed": change_manifest,
     "two processes": start_twice,
+    "kill -9 of a cross-fit": kill_cross_fit,
 }
 
 
@@ -294,14 +351,14 @@ def compare(whole: Path, run: Path) -> list[str]:
 def _contents(run: Path) -> dict[str, bytes | str]:
     found: dict[str, bytes | str] = {}
     for path in sorted(run.rglob("*")):
-        name = path.relative_to(run).as_posix()
-        if not path.is_file() or path.name in (".lock", ".provenance.json.lock") or name in NEVER_COMPARED:
-            continue
-        found[name] = _without_times(path)
+        name = path.relative_to(run)
+        # Logs of a cross-fit's models tell what was done to them.
+        if path.is_file() and path.name not in NEVER_COMPARED and name.parts[0] != "logs":
+            found[name.as_posix()] = _without_times(path, run)
     return found
 
 
-def _without_times(path: Path) -> bytes | str:
+def _without_times(path: Path, run: Path) -> bytes | str:
     if path.name == "history.tsv":
         return pd.read_csv(path, sep="\t").drop(columns=list(TIMES)).to_csv()
     if path.parent.name == "checkpoints" and path.suffix == ".json":
@@ -315,7 +372,8 @@ def _without_times(path: Path) -> bytes | str:
         with safe_open(path, "np") as stream:
             tensors = [f"{name} {stream.get_tensor(name).tobytes().hex()}" for name in sorted(stream.keys())]
             return _state_without_times(json.loads(stream.metadata()["state"])) + "\n".join(tensors)
-    return path.read_bytes()
+    # Recipes of a cross-fit's models name the cache beside it.
+    return path.read_bytes().replace(bytes(run.parent.resolve()), b"")
 
 
 def _known_of_images(path: Path) -> str:
