@@ -168,9 +168,12 @@ def link(
     salient_000 severity 60 0.001
     """
     check_choices(embeddings, factors, over, parts or ())
-    rotates = "canonical" in factors and "canonical" not in embeddings
-    rotated = canonical_table(embeddings["salient"], manifest, target, canonical) if rotates else None
-    people = gather_participants(dict(embeddings) | ({"canonical": rotated[0]} if rotated else {}), manifest, target)
+    # First of all: a misspelt target is no want of rows to rotate.
+    people = gather_participants(embeddings, manifest, target)
+    rotated = None
+    if "canonical" in factors and "canonical" not in embeddings:
+        rotated = canonical_table(embeddings["salient"], manifest, target, canonical)
+        people = gather_participants({**embeddings, "canonical": rotated[0]}, manifest, target)
     described = manifest.attrs.get("dictionary", {})
     # Fitted on training rows where there are any, so before they are left out.
     rows, notes = add_batteries(people.rows, batteries or {}, people.is_target)
