@@ -24,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sepclr_med.atomic import atomic_path
 from sepclr_med.errors import RunError, UserError, describe_lost_resource
-from sepclr_med.rundir import atomic_path, require_keys, write_json
+from sepclr_med.rundir import require_keys, write_json
 from sepclr_med.volumes.standardisation import Standardisation
 
 logger = logging.getLogger(__name__)

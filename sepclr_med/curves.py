@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sepclr_med.rundir import atomic_path
+from sepclr_med.atomic import atomic_path
 
 PANELS = {
     "objective": ["total"],

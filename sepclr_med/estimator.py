@@ -23,6 +23,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from sepclr_med.atomic import atomic_path
 from sepclr_med.cohort.embeddings import factor_columns
 from sepclr_med.cohort.label_groups import find_targets
 from sepclr_med.cohort.manifest import manifest_hash, read_manifest
@@ -30,7 +31,7 @@ from sepclr_med.cohort.niimgs import list_adjusted, name_covariates, require_val
 from sepclr_med.config import Config, dump_config, load_config
 from sepclr_med.embedding import embed
 from sepclr_med.errors import ConfigError, ManifestError, Problem
-from sepclr_med.rundir import RunDir, atomic_path
+from sepclr_med.rundir import RunDir
 from sepclr_med.training import fit
 
 BACKGROUND, TARGET = "control", "patient"

@@ -14,8 +14,9 @@ from typing import Any, TypeVar, cast
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from sepclr_med.atomic import describe_refusal
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import RunDir, describe_refusal, read_json, write_json
+from sepclr_med.rundir import RunDir, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sepclr_med.atomic import require_writable
 from sepclr_med.cohort.crossfolds import read_plan
 from sepclr_med.cohort.embeddings import read_embeddings
 from sepclr_med.cohort.ledger import (
@@ -25,7 +26,7 @@ from sepclr_med.cohort.ledger import (
 from sepclr_med.cohort.splits import without_test
 from sepclr_med.config import Config, load_config
 from sepclr_med.errors import RunError, UserError
-from sepclr_med.rundir import RunDir, read_json, require_writable
+from sepclr_med.rundir import RunDir, read_json
 
 SEALED = "The test set is sealed and took no part; --open-test REASON opens it, and is written down"
 TRAINED_ON = "Without a validation part what is left was trained on: its figures are in-sample"

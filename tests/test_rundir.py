@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from sepclr_med.atomic import FULL_DISK, atomic_folder, atomic_path
 from sepclr_med.checkpoint import save_checkpoint
 from sepclr_med.errors import RunError
-from sepclr_med.rundir import FULL_DISK, atomic_folder, atomic_path, file_sha256, write_table, write_text
+from sepclr_med.rundir import file_sha256, write_table, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -119,7 +120,7 @@ def _umask() -> int:
 def test_what_a_killed_process_left_of_a_file_goes_with_its_next_write(tmp_path):
     script = f"""
 import os, signal
-from sepclr_med.rundir import atomic_path
+from sepclr_med.atomic import atomic_path
 with atomic_path({str(tmp_path / "a.tsv")!r}) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sepclr_med.analysis.figures import STYLES
-from sepclr_med.rundir import atomic_path
+from sepclr_med.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,13 +12,14 @@ import pandas as pd
 from sepclr_med.analysis.card import separation_card
 from sepclr_med.analysis.figures import draw_separation
 from sepclr_med.analysis.separation import evaluate
+from sepclr_med.atomic import require_writable
 from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import read_any_embeddings, read_embeddings
 from sepclr_med.cohort.manifest import read_manifest
 from sepclr_med.occupancy import alone
 from sepclr_med.opening import View, guard_files, guard_test
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, read_json, require_writable, write_json, write_table
+from sepclr_med.rundir import RunDir, read_json, write_json, write_table
 from sepclr_med.runs import read_config
 
 N_PERMUTATIONS = 1000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sepclr_med.analysis.layout import headlines
-from sepclr_med.rundir import atomic_path
+from sepclr_med.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

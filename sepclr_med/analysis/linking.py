@@ -14,6 +14,7 @@ from sepclr_med.analysis.canonical import rotate_table
 from sepclr_med.analysis.linkage import Linkage, link
 from sepclr_med.analysis.norms import load_norms
 from sepclr_med.analysis.subtyping import SubtypeStudy, assign_subtypes, study_subtypes
+from sepclr_med.atomic import require_writable
 from sepclr_med.cohort.covariates import require_columns
 from sepclr_med.cohort.embeddings import (
     averaged_models,
@@ -31,7 +32,7 @@ from sepclr_med.errors import ConfigError, Problem
 from sepclr_med.occupancy import alone
 from sepclr_med.opening import View, guard_files, guard_test, list_unfrozen
 from sepclr_med.provenance import record_step
-from sepclr_med.rundir import RunDir, as_written, read_json, require_writable, write_json, write_table
+from sepclr_med.rundir import RunDir, as_written, read_json, write_json, write_table
 from sepclr_med.runs import read_config
 
 TABLES = ("links", "sites", "prediction", "similarity", "stability", "space_stability", "reading_stability")

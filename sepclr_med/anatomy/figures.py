@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 
-from sepclr_med.rundir import atomic_path
+from sepclr_med.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

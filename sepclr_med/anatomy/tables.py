@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from sepclr_med.atomic import atomic_path
 from sepclr_med.errors import ManifestError, Problem, UserError
-from sepclr_med.rundir import atomic_path
 
 CLUSTER_COLUMNS = ["factor", "map", "cluster", "x", "y", "z", "peak_t", "p_fwe", "size_mm3"]
 # In nilearn's words: the closest that two peaks of a table may lie, in mm. One row per cluster is kept.

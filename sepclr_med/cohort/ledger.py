@@ -21,10 +21,11 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from sepclr_med.atomic import describe_refusal
 from sepclr_med.cohort.manifest import ledger_path, manifest_hash
 from sepclr_med.config import parse_config, read_yaml
 from sepclr_med.errors import ConfigError, ManifestError, Problem, RunError, did_you_mean
-from sepclr_med.rundir import describe_refusal, write_text
+from sepclr_med.rundir import write_text
 
 # What decides, beside the variables, which tests there are and how each is made: a key and the section of settings that
 # it is of. The number of permutations and their seed move a p-value only within its own error.

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from sepclr_med.atomic import atomic_path
 from sepclr_med.cohort.cells import convert_cells, count_values, locate
 from sepclr_med.cohort.columns import PATHS, REQUIRED, find_absent_columns, read_dictionary, recognise_columns
 from sepclr_med.cohort.control_names import suggest_groups
 from sepclr_med.cohort.rows import KEY, check_rows
 from sepclr_med.cohort.tables import SEPARATORS, raise_errors, read_table
 from sepclr_med.errors import ManifestError, Problem
-from sepclr_med.rundir import atomic_path
 from sepclr_med.settings import CohortConfig
 
 __all__ = ["KEY", "assign_roles", "manifest_hash", "read_manifest", "write_manifest"]

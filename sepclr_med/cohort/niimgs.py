@@ -15,11 +15,12 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from nilearn.image import iter_img
 
+from sepclr_med.atomic import atomic_path
 from sepclr_med.cohort.columns import recognise_columns
 from sepclr_med.cohort.covariates import refuse
 from sepclr_med.cohort.manifest import read_manifest, write_manifest
 from sepclr_med.errors import ManifestError, Problem, VolumeError
-from sepclr_med.rundir import atomic_path, file_sha256
+from sepclr_med.rundir import file_sha256
 
 # Stands for a file in messages about rows that come as a table.
 COVARIATES = "covariates"

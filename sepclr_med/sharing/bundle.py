@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sepclr_med import __version__
+from sepclr_med.atomic import atomic_folder
 from sepclr_med.checkpoint import load_checkpoint, save_checkpoint
 from sepclr_med.config import Config
 from sepclr_med.errors import RunError
@@ -19,7 +20,7 @@ from sepclr_med.methods import erases, find_method, needs_reference
 from sepclr_med.methods.shapes import count_salient
 from sepclr_med.provenance import installed_versions
 from sepclr_med.rendering import load_reference
-from sepclr_med.rundir import RunDir, atomic_folder, read_json, write_json, write_text
+from sepclr_med.rundir import RunDir, read_json, write_json, write_text
 from sepclr_med.runs import read_config
 from sepclr_med.sharing.bundle_texts import LICENCE, describe_inference, describe_metadata, write_readme, write_steps
 from sepclr_med.sharing.bundled import BundleDir

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from sepclr_med import __version__
+from sepclr_med.atomic import atomic_folder
 from sepclr_med.errors import ConfigError, Problem, RunError
 from sepclr_med.opening import hides_test
-from sepclr_med.rundir import RunDir, atomic_folder, write_json
+from sepclr_med.rundir import RunDir, write_json
 from sepclr_med.sharing.columns import PLACES
 from sepclr_med.sharing.copying import ID, Copier
 from sepclr_med.sharing.keys import KINDS, extend_key, read_key, require_apart, write_key

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from io import SEEK_END, FileIO
 from pathlib import Path
 
+from sepclr_med.atomic import FULL_DISK
 from sepclr_med.errors import Problem, RunError, VolumeError
-from sepclr_med.rundir import FULL_DISK
 
 
 class Journal:

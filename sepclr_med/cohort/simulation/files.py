@@ -14,8 +14,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from sepclr_med.atomic import atomic_path
 from sepclr_med.errors import ConfigError, Problem, RunError
-from sepclr_med.rundir import atomic_path, read_json, write_json, write_table
+from sepclr_med.rundir import read_json, write_json, write_table
 
 DERIVATIVE = "simulated"
 SPACE = "MNI152NLin2009aSym"
